@@ -1,0 +1,90 @@
+"""Real images: Fashion-MNIST from its original idx files."""
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+CLASS_NAMES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+_PREFIX = {"train": "train", "test": "t10k"}
+
+
+class FashionMNIST:
+    """One split of Fashion-MNIST (Xiao et al. 2017) in memory.
+
+    Args:
+        split: ``train`` (60,000 images) or ``test`` (10,000).
+        root: a folder with the four idx files (gzipped or not), or one that torchvision filled;
+            None looks where Debian's package puts them.
+        download: let torchvision download into ``root`` if the files are not there.
+
+    Attributes:
+        images: (N, 1, 28, 28) uint8.
+        labels: (N,) int64 in [0, 10).
+        sha256: hash of images and labels, for provenance records.
+
+    Raises:
+        FileNotFoundError: if the files are in none of the places, naming the three ways.
+        ValueError: if a file is not what its name says.
+    """
+
+    num_classes = 10
+
+    def __init__(self, split: str, root: str | None = None, download: bool = False):
+        folder = _find(root, download)
+        self.images = _read_idx(_file(folder, f"{_PREFIX[split]}-images-idx3-ubyte"), 3)[:, None]
+        labels = _read_idx(_file(folder, f"{_PREFIX[split]}-labels-idx1-ubyte"), 1)
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(labels.numpy().tobytes())
+        self.sha256 = digest.hexdigest()
+        self.labels = labels.long()
+
+
+def _find(root: str | None, download: bool) -> Path:
+    if root is None:
+        places = [DEBIAN_FOLDER, Path("data/FashionMNIST/raw")]
+    else:
+        places = [Path(root), Path(root) / "FashionMNIST" / "raw"]
+    for place in places:
+        if _file(place, "train-images-idx3-ubyte") is not None:
+            return place
+    if download:
+        from torchvision.datasets import FashionMNIST as Downloader
+
+        Downloader(root or "data", download=True)
+        return Path(root or "data") / "FashionMNIST" / "raw"
+    raise FileNotFoundError(
+        f"Fashion-MNIST is not in {' or '.join(map(str, places))}. Three ways to get it: "
+        "install Debian's package (apt-get install dataset-fashion-mnist); "
+        "give the folder of the idx files with data.root=FOLDER; "
+        "or let torchvision download it with data.download=true"
+    )
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _read_idx(path: Path, dimensions: int) -> Tensor:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        data = file.read()
+    # idx: two zero bytes, type 8 (unsigned byte), number of dimensions, big-endian sizes, values.
+    header = 4 + 4 * dimensions
+    if data[:4] != bytes([0, 0, 8, dimensions]):
+        raise ValueError(f"{path} is not an idx file of {dimensions}-dimensional unsigned bytes")
+    shape = tuple(np.frombuffer(data[4:header], dtype=">u4").astype(int))
+    values = np.frombuffer(data[header:], dtype=np.uint8)
+    if values.size != int(np.prod(shape)):
+        raise ValueError(f"{path} is truncated: {values.size} values, header promises {shape}")
+    return torch.from_numpy(values.reshape(shape).copy())

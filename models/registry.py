@@ -1,0 +1,44 @@
+"""Networks by name."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from models import dit
+from models.classifier import Classifier
+from models.first_stage import IdentityFirstStage, KLFirstStage
+
+# architecture -> constructor with every size as a keyword
+_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "DiT": dit.DiT,
+    "classifier": Classifier,
+    "first-stage-kl": KLFirstStage,
+    "first-stage-identity": IdentityFirstStage,
+}
+_CONFIGURATIONS = {name: ("DiT", sizes) for name, sizes in dit.CONFIGURATIONS.items()}
+
+
+def names() -> list[str]:
+    """Every name that ``create`` takes."""
+    return [*_CONFIGURATIONS, *_ARCHITECTURES]
+
+
+def create(name: str, **overrides) -> nn.Module:
+    """A freshly initialised network.
+
+    Args:
+        name: a published configuration such as ``DiT-XL/2`` (ImageNet 256: latents (4, 32, 32),
+            1000 classes, learned sigma), or an architecture (``DiT``) whose sizes are all given.
+        overrides: constructor arguments that replace the configuration's.
+
+    Raises:
+        ValueError: for an unknown name or argument, listing the known ones.
+    """
+    if name not in _CONFIGURATIONS and name not in _ARCHITECTURES:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(names())}")
+    architecture, sizes = _CONFIGURATIONS.get(name, (name, {}))
+    constructor = _ARCHITECTURES[architecture]
+    try:
+        return constructor(**{**sizes, **overrides})
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error

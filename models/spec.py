@@ -1,0 +1,26 @@
+"""What a denoiser tells the rest of the house about itself."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """Facts that sampling needs and that a network cannot be asked for by calling it.
+
+    Attributes:
+        latent_shape: (C, H, W) of the latents that the denoiser takes.
+        num_classes: number of real classes; labels run from 0 to num_classes - 1.
+        null_label: the label that means "no class" (classifier-free guidance), or None if the
+            denoiser has none.
+        prediction_type: what the first C output channels are; ``epsilon`` is the noise.
+        learn_sigma: True if C more output channels hold variance logits v in about [-1, 1]
+            (Nichol & Dhariwal 2021, eq. 15).
+        schedule: name of the noise schedule it was trained on (see ``samplers.NoiseSchedule``).
+    """
+
+    latent_shape: tuple[int, int, int]
+    num_classes: int
+    null_label: int | None
+    prediction_type: str = "epsilon"
+    learn_sigma: bool = True
+    schedule: str = "ddpm-linear"

@@ -1,0 +1,86 @@
+"""DDPM ancestral sampling (Ho et al. 2020; learned range: Nichol & Dhariwal 2021)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from samplers.loss import learned_range, split_output
+from samplers.schedule import NoiseSchedule
+
+VARIANCES = ("learned-range", "fixed-small", "fixed-large")
+
+
+@dataclass(frozen=True, eq=False)
+class DDPM:
+    """Ancestral sampling of the (respaced) reverse process.
+
+    Attributes:
+        schedule: the noise schedule of the denoisers.
+        timesteps: descending integers; step i calls ``denoise(x, i)`` at ``timesteps[i]``.
+        variance: ``learned-range`` reads the denoiser's variance logits; ``fixed-small`` is the
+            posterior variance, ``fixed-large`` is beta.
+    """
+
+    schedule: NoiseSchedule
+    timesteps: list[int]
+    variance: str = "learned-range"
+
+    def __post_init__(self):
+        if self.variance not in VARIANCES:
+            raise ValueError(
+                f"sampler.variance={self.variance!r} is unknown; known: {', '.join(VARIANCES)}"
+            )
+
+    def __call__(
+        self,
+        denoise: Callable[[Tensor, int], Tensor],
+        x: Tensor,
+        noise: Callable[[int], Tensor],
+        callback: Callable[..., None] | None = None,
+    ) -> Tensor:
+        """Walk from noise to latents.
+
+        Args:
+            denoise: (x, step) -> (B, C, H, W) epsilon or (B, 2C, H, W) with variance logits.
+            x: (B, C, H, W) standard normal.
+            noise: step -> (B, C, H, W) standard normal; not called at the last step.
+            callback: called with ``step, t, x, x_0`` after every step.
+
+        Returns:
+            (B, C, H, W) latents.
+
+        Raises:
+            ValueError: if the variance is to be learned and the denoiser predicts none.
+        """
+        process = self.schedule.respaced(self.timesteps)
+        alphas = process.alphas_cumprod.tolist()
+        coef1, coef2 = process.posterior_mean_coef1.tolist(), process.posterior_mean_coef2.tolist()
+        log_betas = process.betas.log()
+        log_small = process.posterior_log_variance_clipped
+        log_large = log_betas.clone()
+        log_large[-1] = log_small[-1]
+        fixed = (log_large if self.variance == "fixed-large" else log_small).tolist()
+        log_betas, log_small = log_betas.tolist(), log_small.tolist()
+
+        last = len(self.timesteps) - 1
+        for step, t in enumerate(self.timesteps):
+            epsilon, logits = split_output(denoise(x, step), x.shape[1])
+            x_0 = (x - (1 - alphas[step]) ** 0.5 * epsilon) / alphas[step] ** 0.5
+            mean = coef1[step] * x_0 + coef2[step] * x
+            if step == last:
+                x = mean
+            elif self.variance == "learned-range":
+                if logits is None:
+                    raise ValueError(
+                        "sampler.variance=learned-range needs denoisers with learned sigma; "
+                        "use sampler.variance=fixed-small or fixed-large"
+                    )
+                log_variance = learned_range(logits, log_betas[step], log_small[step])
+                x = mean + (0.5 * log_variance).exp() * noise(step)
+            else:
+                x = mean + math.exp(0.5 * fixed[step]) * noise(step)
+            if callback:
+                callback(step=step, t=t, x=x, x_0=x_0)
+        return x

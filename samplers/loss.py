@@ -1,0 +1,97 @@
+"""The training loss of learned-range diffusion models (Nichol & Dhariwal 2021; DiT)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from samplers.schedule import NoiseSchedule
+
+
+def training_losses(
+    output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor, schedule: NoiseSchedule
+) -> dict[str, Tensor]:
+    """Per-sample hybrid loss L_simple + L_vlb of a network's output at x_t.
+
+    Args:
+        output: (B, 2C, H, W) epsilon and variance logits, or (B, C, H, W) epsilon alone.
+        x_0: (B, C, H, W) clean latents.
+        noise: (B, C, H, W) the noise that made x_t = ``schedule.add_noise(x_0, noise, t)``.
+        t: (B,) int64 timesteps.
+        schedule: the unspaced training schedule.
+
+    Returns:
+        ``mse``: (B,) mean squared error of epsilon; ``vb``: (B,) variational bound in bits per
+        dimension, whose gradient reaches the variance logits only (0 without them);
+        ``loss``: their sum, as DiT trains it (``vb`` is not rescaled by T / 1000).
+    """
+    epsilon, logits = split_output(output, x_0.shape[1])
+    mse = (epsilon - noise).square().flatten(1).mean(1)
+    if logits is None:
+        return {"loss": mse, "mse": mse, "vb": torch.zeros_like(mse)}
+    vb = variational_bound(epsilon.detach(), logits, x_0, noise, t, schedule)
+    return {"loss": mse + vb, "mse": mse, "vb": vb}
+
+
+def split_output(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """(B, 2C or C, H, W) network output -> epsilon (B, C, H, W), variance logits or None."""
+    if output.shape[1] == channels:
+        return output, None
+    return output[:, :channels], output[:, channels:]
+
+
+def variational_bound(
+    epsilon: Tensor, logits: Tensor, x_0: Tensor, noise: Tensor, t: Tensor, schedule: NoiseSchedule
+) -> Tensor:
+    """(B,) one term of the variational bound, bits per dimension.
+
+    KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, and the discretised Gaussian
+    likelihood of x_0 at t = 0.
+    """
+    process = schedule.respaced(list(range(schedule.num_timesteps - 1, -1, -1)))
+
+    def at_t(table: Tensor) -> Tensor:
+        # Step order is descending in t, so the table is read from its end.
+        return table.flip(0).to(t.device)[t].to(x_0.dtype).view(-1, 1, 1, 1)
+
+    x_t = schedule.add_noise(x_0, noise, t)
+    signal = at_t(process.alphas_cumprod)
+    predicted_x_0 = x_t / signal.sqrt() - epsilon * (1 / signal - 1).sqrt()
+    coef1, coef2 = at_t(process.posterior_mean_coef1), at_t(process.posterior_mean_coef2)
+    true_mean = coef1 * x_0 + coef2 * x_t
+    mean = coef1 * predicted_x_0 + coef2 * x_t
+    true_log_variance = at_t(process.posterior_log_variance_clipped)
+    log_variance = learned_range(logits, at_t(process.betas).log(), true_log_variance)
+
+    kl = 0.5 * (
+        log_variance
+        - true_log_variance
+        + torch.exp(true_log_variance - log_variance)
+        + (true_mean - mean).square() * torch.exp(-log_variance)
+        - 1.0
+    )
+    nll = -discretised_gaussian_log_likelihood(x_0, mean, 0.5 * log_variance)
+    bound = torch.where(t.view(-1, 1, 1, 1) == 0, nll, kl)
+    return bound.flatten(1).mean(1) / math.log(2.0)
+
+
+def learned_range(logits: Tensor, log_beta: Tensor, posterior_log_variance: Tensor) -> Tensor:
+    """Log-variance between the two bounds, log-linear in logits [-1, 1] (N & D 2021, eq. 15)."""
+    fraction = (logits + 1) / 2
+    return fraction * log_beta + (1 - fraction) * posterior_log_variance
+
+
+def discretised_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Elementwise log-probability of x in [-1, 1] in 255 bins, tanh approximation of the CDF.
+
+    Follows Ho et al. 2020, eq. 13; the references apply it to latents too.
+    """
+
+    def cdf(z: Tensor) -> Tensor:
+        return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+    inverse_scale = torch.exp(-log_scale)
+    upper = cdf((x - mean + 1 / 255) * inverse_scale)
+    lower = cdf((x - mean - 1 / 255) * inverse_scale)
+    probability = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
+    return probability.clamp(min=1e-12).log()

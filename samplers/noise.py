@@ -1,0 +1,42 @@
+"""Noise and labels of global sample indices.
+
+Every draw comes from a counter-based generator (Philox) keyed by (seed, index), with a counter per
+purpose: sample ``index`` gets the same numbers whatever the batch, the rank or the device.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_LABEL, _INITIAL, _FIRST_STEP = 0, 1, 2
+
+
+def random_labels(seed: int, indices: range | list[int], num_classes: int) -> Tensor:
+    """(B,) int64 labels, uniform over the classes: the paper's label rule."""
+    return torch.tensor(
+        [int(_generator(seed, index, _LABEL).integers(num_classes)) for index in indices]
+    )
+
+
+def initial_noise(seed: int, indices: range | list[int], shape: tuple[int, ...]) -> Tensor:
+    """(B, *shape) float32 standard normal: x_T of the samples ``indices``."""
+    return _normal(seed, indices, shape, _INITIAL)
+
+
+def step_noise(seed: int, indices: range | list[int], shape: tuple[int, ...], step: int) -> Tensor:
+    """(B, *shape) float32 standard normal: what stochastic samplers add at ``step``."""
+    return _normal(seed, indices, shape, _FIRST_STEP + step)
+
+
+def _normal(seed, indices, shape, purpose) -> Tensor:
+    draws = [
+        _generator(seed, index, purpose).standard_normal(shape, dtype=np.float32)
+        for index in indices
+    ]
+    return torch.from_numpy(np.stack(draws))
+
+
+def _generator(seed: int, index: int, purpose: int) -> np.random.Generator:
+    # The lowest counter words count the draws; the highest one tells purposes apart.
+    philox = np.random.Philox(key=[seed, index], counter=[0, 0, 0, purpose])
+    return np.random.Generator(philox)

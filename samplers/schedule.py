@@ -1,0 +1,124 @@
+"""Noise schedules: from betas to everything a sampler looks up."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """A discrete variance-preserving noise schedule, float64 throughout.
+
+    q(x_t | x_0) = N(sqrt(alphas_cumprod[t]) x_0, (1 - alphas_cumprod[t]) I), t = 0..T-1
+    (Ho et al. 2020, eq. 4). Tables are float64 and are cast only where they meet a float32 state,
+    as in the reference implementations.
+
+    Attributes:
+        name: for messages and for comparing the schedules of two denoisers.
+        betas: (T,) float64, each in (0, 1).
+    """
+
+    name: str
+    betas: Tensor
+
+    @classmethod
+    def create(cls, name: str, num_timesteps: int = 1000) -> "NoiseSchedule":
+        """The published schedule of that name: ``ddpm-linear``, ``ldm`` or ``stable-diffusion``.
+
+        Raises:
+            ValueError: for an unknown name, listing the known ones.
+        """
+        if name not in _ENDPOINTS:
+            raise ValueError(f"unknown noise schedule {name!r}; known: {', '.join(_ENDPOINTS)}")
+        first, last, space = _ENDPOINTS[name]
+        # numpy's linspace, because the references use it and torch's rounds differently.
+        if space == "beta":
+            scale = 1000 / num_timesteps
+            betas = np.linspace(scale * first, scale * last, num_timesteps)
+        else:
+            betas = np.linspace(first**0.5, last**0.5, num_timesteps) ** 2
+        return cls(name, torch.from_numpy(betas))
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.betas)
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """(T,) float64: signal power left at timestep t."""
+        return torch.from_numpy(np.cumprod(1.0 - self.betas.numpy()))
+
+    @cached_property
+    def half_log_snr(self) -> Tensor:
+        """(T,) float64: lambda_t = log(alpha_t / sigma_t) = logit(alphas_cumprod) / 2."""
+        return torch.logit(self.alphas_cumprod) / 2
+
+    def respaced(self, timesteps: list[int]) -> "Respaced":
+        """The shorter process that visits only ``timesteps`` (Nichol & Dhariwal 2021, sec. 4).
+
+        Args:
+            timesteps: distinct integers in [0, T), descending: the order of sampling.
+        """
+        kept = torch.tensor(timesteps)
+        alphas_cumprod = self.alphas_cumprod[kept]
+        previous = torch.cat([alphas_cumprod[1:], torch.ones(1, dtype=torch.float64)])
+        return Respaced(alphas_cumprod, previous)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Draw from q(x_t | x_0): (B, ...) clean and noise, (B,) int64 timesteps -> (B, ...)."""
+        signal = self.alphas_cumprod.to(t.device)[t].sqrt().to(x_0.dtype)
+        sigma = (1 - self.alphas_cumprod.to(t.device)[t]).sqrt().to(x_0.dtype)
+        shape = (-1,) + (1,) * (x_0.ndim - 1)
+        return signal.view(shape) * x_0 + sigma.view(shape) * noise
+
+
+@dataclass(frozen=True, eq=False)
+class Respaced:
+    """Tables of a process in sampling order: entry i belongs to step i, float64 (steps,).
+
+    Attributes:
+        alphas_cumprod: at the timestep of step i.
+        alphas_cumprod_prev: at the next timestep visited; 1 after the last step.
+    """
+
+    alphas_cumprod: Tensor
+    alphas_cumprod_prev: Tensor
+
+    @cached_property
+    def betas(self) -> Tensor:
+        return 1 - self.alphas_cumprod / self.alphas_cumprod_prev
+
+    @cached_property
+    def posterior_variance(self) -> Tensor:
+        """Variance of q(x_prev | x_t, x_0) (Ho et al. 2020, eq. 7)."""
+        return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_log_variance_clipped(self) -> Tensor:
+        """log(posterior_variance) with the last step's zero replaced by the step before it."""
+        variance = self.posterior_variance.clone()
+        if len(variance) > 1:
+            variance[-1] = variance[-2]
+        return variance.log()
+
+    @cached_property
+    def posterior_mean_coef1(self) -> Tensor:
+        """Weight of x_0 in the posterior mean."""
+        return self.betas * self.alphas_cumprod_prev.sqrt() / (1 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_mean_coef2(self) -> Tensor:
+        """Weight of x_t in the posterior mean."""
+        alphas = 1 - self.betas
+        return (1 - self.alphas_cumprod_prev) * alphas.sqrt() / (1 - self.alphas_cumprod)
+
+
+# name -> (first beta, last beta, what is linear in the timestep)
+_ENDPOINTS = {
+    "ddpm-linear": (1e-4, 0.02, "beta"),
+    "ldm": (0.0015, 0.0195, "sqrt(beta)"),
+    "stable-diffusion": (0.00085, 0.012, "sqrt(beta)"),
+}

@@ -1,0 +1,55 @@
+"""The one module that knows of processes and devices: torchrun, ranks, gloo and nccl.
+
+Every helper is a no-op or returns 0 / 1 in a single process.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def start() -> torch.device:
+    """Join torchrun's process group if there is one; return this process's device."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def device_name(device: torch.device) -> str:
+    """What a timing was measured on, for records and figures."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = "CPU"
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads() * world_size()} cores"

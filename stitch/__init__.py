@@ -1,0 +1,8 @@
+"""Trajectory stitching: which denoiser takes which part of the sampling trajectory."""
+
+from stitch.allocation import Allocation, simplex
+from stitch.pareto import pareto_frontier
+from stitch.sampling import sample
+from stitch.trajectory import Trajectory
+
+__all__ = ["Allocation", "Trajectory", "pareto_frontier", "sample", "simplex"]

@@ -1,0 +1,54 @@
+"""Golden numbers and the deterministic recipe of the weights they were made with."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+FOLDER = Path(__file__).parent
+SEED = 20240226
+_TABLES = ("embedding_table.weight", "label_emb.weight", "pos_embed")
+
+
+def arrays(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def facts(name: str):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def normal(name: str, shape) -> np.ndarray:
+    """The float32 standard normal array that the recipe addresses by ``name``."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()) ^ SEED))
+    return generator.standard_normal(shape).astype(np.float32)
+
+
+@torch.no_grad()
+def fill(module: nn.Module, keep: tuple[str, ...] = ("pos_embed",)) -> None:
+    """Fill a network's entries by the recipe; entries named in ``keep`` stay as constructed."""
+    for name, value in module.state_dict().items():
+        if name in keep:
+            continue
+        z = normal(name, tuple(value.shape))
+        if value.ndim >= 2:
+            scale = 0.5 if name.endswith(_TABLES) else 1 / np.sqrt(np.prod(value.shape[1:]))
+            z = np.float32(scale) * z
+        elif name.endswith(".weight"):
+            z = 1 + np.float32(0.02) * z
+        else:
+            z = np.float32(0.02) * z
+        value.copy_(torch.from_numpy(z))
+
+
+def analytic_denoiser(x: Tensor, t: float, y: Tensor) -> Tensor:
+    """The fixtures' closed-form network: epsilon and variance logits along the channels."""
+    t = torch.full((len(x), 1, 1, 1), float(t))
+    wave = 0.3 * torch.cos(3 * t / 1000) + 0.05 * y.view(-1, 1, 1, 1)
+    epsilon = 0.8 * x + 0.3 * torch.tanh(0.9 * x + wave)
+    logits = 0.5 * torch.tanh(0.4 * x - t / 1000)
+    return torch.cat([epsilon, logits], dim=1)

@@ -1,0 +1,98 @@
+"""The native DiT against the reference network."""
+
+import pytest
+import torch
+
+import models
+from models import dit
+from samplers import Guidance
+from tests import golden
+
+
+@pytest.fixture(scope="module", params=["DiT-S/2", "DiT-B/4"])
+def case(request):
+    network = models.create(request.param).eval()
+    golden.fill(network)
+    fixture = golden.arrays("dit_" + request.param.replace("/", "-"))
+    return network, {name: torch.from_numpy(array) for name, array in fixture.items()}
+
+
+@torch.no_grad()
+def test_output_equals_the_reference(case):
+    network, fixture = case
+    output = network(fixture["x"], fixture["t"], fixture["y"])
+    assert (output - fixture["out"]).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale, key", [(1.5, "out_cfg_1p5"), (4.0, "out_cfg_4p0")])
+def test_guided_output_equals_the_reference_on_three_channels(case, scale, key):
+    network, fixture = case
+    # The reference takes the batch doubled: the same latent twice, the class first, null second.
+    x, t, y = fixture["x"][:1], fixture["t_cfg"][:1], fixture["y"][:1]
+    output = Guidance(scale, channels=3)(network, x, t, y, network.spec.null_label)
+    assert (output - fixture[key][:1]).abs().max() < 5e-5
+
+
+def test_parameter_counts_equal_the_reference(case):
+    network, fixture = case
+    total = sum(p.numel() for p in network.parameters())
+    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    assert [total, trainable] == fixture["n_params"].tolist()
+
+
+def test_position_table_equals_the_reference(case):
+    network, fixture = case
+    rows = network.pos_embed[0, [0, 1, -1]]
+    assert torch.equal(rows, fixture["pos_embed_tokens"])
+
+
+def test_state_dict_keys_and_shapes_are_those_of_the_official_checkpoint():
+    network = models.create("DiT-S/2")
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
+    assert shapes == golden.facts("keys_dit_DiT-S-2")
+
+
+@pytest.mark.parametrize("name", dit.CONFIGURATIONS)
+def test_parameters_of_every_size_are_those_published(name):
+    with torch.device("meta"):
+        network = models.create(name)
+    published = golden.facts("facts")["models"][f"{name}@32x32x4"]["params"]
+    assert sum(p.numel() for p in network.parameters()) == published
+
+
+@torch.no_grad()
+def test_any_latent_size_class_count_and_output_width():
+    network = models.create(
+        "DiT", latent_shape=(3, 6, 10), patch_size=2, width=24, depth=1, num_heads=2,
+        num_classes=5, learn_sigma=False,
+    )  # fmt: skip
+    output = network(torch.zeros(2, 3, 6, 10), torch.tensor([0.5, 999.0]), torch.tensor([0, 5]))
+    assert output.shape == (2, 3, 6, 10)
+    assert network.spec.null_label == 5
+
+
+@torch.no_grad()
+def test_half_precision_weights_take_and_give_float32():
+    network = models.create("DiT", latent_shape=(4, 4, 4), width=32, depth=1, num_heads=2)
+    golden.fill(network)
+    arguments = torch.randn(2, 4, 4, 4), torch.tensor([3, 700]), torch.tensor([1, 2])
+    expected = network(*arguments)
+    output = network.to(torch.bfloat16)(*arguments)
+    assert output.dtype == torch.float32
+    assert (output - expected).abs().max() < 0.1
+
+
+def test_unknown_network_names_the_known_ones():
+    with pytest.raises(ValueError, match="unknown network 'DiT-M/2'.*DiT-XL/2"):
+        models.create("DiT-M/2")
+
+
+def test_unknown_argument_is_named():
+    with pytest.raises(ValueError, match="dephts"):
+        models.create("DiT-S/2", dephts=3)
+
+
+def test_latents_that_patches_do_not_tile_are_refused():
+    with pytest.raises(ValueError, match="latent_shape .* patch_size"):
+        models.create("DiT-S/2", latent_shape=(4, 7, 7))

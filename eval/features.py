@@ -79,6 +79,4 @@ def extract(extractor: FeatureExtractorBase, batches: Iterable[Tensor]) -> dict[
     device = next(extractor.parameters()).device
     rows = [extractor(batch.to(device)) for batch in batches]
     names = extractor.get_requested_features_list()
-    return {
-        name: torch.cat([row[i].float().cpu() for row in rows]) for i, name in enumerate(names)
-    }
+    return {name: torch.cat([row[i].float().cpu() for row in rows]) for i, name in enumerate(names)}

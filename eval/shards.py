@@ -17,6 +17,9 @@ import numpy as np
 from models.checkpoint import write_atomically
 
 
+_TIMING = "timing.jsonl"
+
+
 class ShardError(ValueError):
     """A sample folder cannot be used for what was asked."""
 
@@ -53,7 +56,9 @@ class ShardFolder:
             )
 
     def claim(self) -> None:
-        """Mark the folder as this run's."""
+        """Mark the folder as this run's, if it is not yet."""
+        if read_owner(self.path) is not None:
+            return
         owner = {"run": self.run, "shard_size": self.shard_size}
         write_atomically(self.path / "run.json", (json.dumps(owner, indent=2) + "\n").encode())
 
@@ -88,6 +93,17 @@ class ShardFolder:
             sha256=np.array(_digest(images, labels)),
         )
         write_atomically(self.shard_path(shard), buffer.getvalue())
+
+    def log_timing(self, **facts) -> None:
+        """Note how a shard was made, one JSON line; any number of ranks may do so at once."""
+        with open(self.path / _TIMING, "a") as file:
+            file.write(json.dumps(facts) + "\n")
+
+    def timings(self) -> list[dict]:
+        """What ``log_timing`` noted; a line cut short by a kill is left out."""
+        file = self.path / _TIMING
+        lines = file.read_text().splitlines() if file.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
     def batches(self, num_images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(images, labels) of every shard in order, ``num_images`` in all.

@@ -99,4 +99,3 @@ def load_zoo(name: str, device="cpu", dtype: torch.dtype = torch.float32) -> Zoo
         known = ", ".join(sorted(card.stem for card in CARDS.glob("*.yaml")))
         raise ValueError(f"unknown zoo {name!r}; known: {known}")
     return Zoo(OmegaConf.load(path), device, dtype)
-

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import models
 import samplers
 from eval.datasets import FashionMNIST
 from models.first_stage import to_unit_range
 from samplers.loss import training_losses
+from scripts.cli import UserError
 
 
 class ClassifierObjective(nn.Module):
@@ -161,6 +161,6 @@ def create(recipe, network: nn.Module, data: FashionMNIST, first_stage) -> nn.Mo
         return FirstStageObjective(network, data, recipe.kl_weight)
     if recipe.kind == "denoiser":
         return DenoiserObjective(network, data, first_stage(), recipe.label_dropout)
-    raise models.ConfigError(
+    raise UserError(
         f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, denoiser"
     )

@@ -5,6 +5,7 @@ Interrupt it at any time: the same command continues, bit-exactly on one CPU.
 """
 
 import copy
+import functools
 import hashlib
 import json
 import logging
@@ -31,10 +32,9 @@ log = logging.getLogger("train")
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 @user_errors
 def main(config: DictConfig) -> None:
-    device = launch.start()
-    for recipe in recipes(config):
-        train(recipe, config, device)
-    launch.stop()
+    with launch.processes() as device:
+        for recipe in recipes(config):
+            train(recipe, config, device)
 
 
 def recipes(config: DictConfig) -> list[DictConfig]:
@@ -77,6 +77,7 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
         lr=recipe.lr,
         betas=tuple(recipe.betas),
         weight_decay=recipe.weight_decay,
+        fused=True,
     )
     state = {"network": network, "ema": ema, "optimizer": optimizer}
     step, seconds = resume(run / "last.pt", state, recipe_hash, device)
@@ -121,7 +122,12 @@ def fit(recipe, config, objective, state, step, seconds, run, recipe_hash, devic
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device))
     logger = metrics_logger(config, recipe)
     bar = tqdm(
-        total=recipe.steps, initial=step, desc=recipe.name, disable=not launch.is_main(), smoothing=0.05
+        total=recipe.steps,
+        initial=step,
+        desc=recipe.name,
+        disable=not launch.is_main(),
+        smoothing=0.05,
+        mininterval=1.0,
     )
     started, saved = time.monotonic() - seconds, time.monotonic()
     network.train()
@@ -169,13 +175,19 @@ def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> tor
     """Training indices of a step: epochs are permutations keyed by (seed, epoch)."""
     positions = torch.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // num_images
-    orders = {
-        epoch: torch.randperm(
-            num_images, generator=torch.Generator().manual_seed(seed * 7_919 + epoch)
-        )
-        for epoch in epochs.unique().tolist()
-    }
-    return torch.cat([order[positions[epochs == e] % num_images] for e, order in orders.items()])
+    return torch.cat(
+        [
+            epoch_order(seed, epoch, num_images)[positions[epochs == epoch] % num_images]
+            for epoch in epochs.unique().tolist()
+        ]
+    )
+
+
+@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
+def epoch_order(seed: int, epoch: int, num_images: int) -> torch.Tensor:
+    """The permutation of the training images that is epoch number ``epoch``."""
+    generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
+    return torch.randperm(num_images, generator=generator)
 
 
 @torch.no_grad()

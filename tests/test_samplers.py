@@ -135,7 +135,9 @@ def gaussian_denoiser(sampler):
     return denoise
 
 
-@pytest.mark.parametrize("name, options", [("ddim", {}), ("dpm_solver", {}), ("dpm_solver", {"order": 1})])
+@pytest.mark.parametrize(
+    "name, options", [("ddim", {}), ("dpm_solver", {}), ("dpm_solver", {"order": 1})]
+)
 def test_deterministic_samplers_end_at_the_exact_solution_of_a_gaussian(name, options):
     sampler = samplers.create(name, steps=500, schedule=LINEAR, **options)
     x = torch.randn(4, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

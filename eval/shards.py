@@ -7,6 +7,7 @@ folder, asking for fewer reads less of it.
 
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import write_atomically
-
 
 _TIMING = "timing.jsonl"
 
@@ -40,14 +40,9 @@ class ShardFolder:
         self.path, self.run, self.shard_size = Path(path), run, shard_size
         owner = read_owner(self.path)
         if owner is not None and owner["run"] != run:
-            differing = sorted(
-                key for key in owner["run"].keys() | run.keys()
-                if owner["run"].get(key) != run.get(key)
-            )  # fmt: skip
             raise ShardError(
-                f"samples={path} belongs to another run: {', '.join(differing)} differ "
-                f"({'; '.join(f'{owner["run"].get(key)} there, {run.get(key)} here' for key in differing)});"
-                " choose another folder"
+                f"samples={path} belongs to another run: {differences(owner['run'], run)}; "
+                "choose another folder"
             )
         if owner is not None and owner["shard_size"] != shard_size:
             raise ShardError(
@@ -81,6 +76,18 @@ class ShardFolder:
         except (ShardError, FileNotFoundError):
             return False
         return len(images) >= count
+
+    def count(self) -> int:
+        """How many images there are, counted up to the first shard that is missing or short."""
+        total = 0
+        for shard in itertools.count():
+            try:
+                images, _ = read_shard(self.shard_path(shard))
+            except (ShardError, FileNotFoundError):
+                return total
+            total += len(images)
+            if len(images) < self.shard_size:
+                return total
 
     def write(self, shard: int, images: np.ndarray, labels: np.ndarray) -> None:
         """Store (n, H, W, C) uint8 images and (n,) int64 labels of ``shard``."""
@@ -121,6 +128,15 @@ class ShardFolder:
             images, labels = read_shard(self.shard_path(shard))
             count = len(self.indices(shard, num_images))
             yield images[:count], labels[:count]
+
+
+def differences(there: dict, here: dict) -> str:
+    """The entries in which two runs differ, for a message."""
+    return "; ".join(
+        f"{key} is {there.get(key)} there and {here.get(key)} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    )
 
 
 def open_folder(path: str | Path) -> ShardFolder:

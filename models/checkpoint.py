@@ -41,14 +41,25 @@ def save_checkpoint(module: nn.Module, path: str | Path, provenance: dict) -> No
         path: ends in ``.safetensors``.
         provenance: facts about the making; the weights' SHA-256 is added.
     """
-    path = Path(path)
     state = {
-        name: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype)
+        name: value.to(torch.float16) if value.is_floating_point() else value
         for name, value in module.state_dict().items()
     }
-    write_atomically(path, save({name: value.contiguous() for name, value in state.items()}))
+    save_tensors(state, path, provenance)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: str | Path, provenance: dict) -> None:
+    """Store named tensors as safetensors, with a provenance record beside them."""
+    path = Path(path)
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(path, save(contiguous))
     record = {"file": path.name, "sha256": sha256_of(path), **provenance}
-    write_atomically(path.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
+    write_atomically(record_path(path), (json.dumps(record, indent=2) + "\n").encode())
+
+
+def record_path(path: str | Path) -> Path:
+    """Where the provenance record of a file is."""
+    return Path(path).with_suffix(".json")
 
 
 def load_checkpoint(module: nn.Module, path: str | Path) -> None:
@@ -65,8 +76,7 @@ def load_checkpoint(module: nn.Module, path: str | Path) -> None:
             architecture; the message names the first differing keys. The module is then unchanged.
     """
     path = Path(path)
-    recorded_sha256(path)
-    state = _read_state(path)
+    state = read_tensors(path)
     _check_architecture(module.state_dict(), state, path)
     module.load_state_dict(state)
 
@@ -81,7 +91,7 @@ def recorded_sha256(path: str | Path) -> str:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     actual = sha256_of(path)
-    record = path.with_suffix(".json")
+    record = record_path(path)
     expected = json.loads(record.read_text())["sha256"] if record.is_file() else actual
     if actual != expected:
         raise CheckpointError(
@@ -91,7 +101,14 @@ def recorded_sha256(path: str | Path) -> str:
     return actual
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, checked against its provenance record if there is one.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or holds more than tensors.
+    """
+    path = Path(path)
+    recorded_sha256(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -80,5 +80,5 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float in about [-1, 1] -> uint8, rounded down after clamping as DiT's sampling script does."""
+    """Float in about [-1, 1] -> uint8, clamped and rounded down as DiT's sampling script does."""
     return (127.5 * images.float() + 128).clamp(0, 255).to(torch.uint8)

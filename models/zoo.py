@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from models.checkpoint import load_checkpoint, recorded_sha256
+from models.cost import macs
 from models.registry import create
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +38,7 @@ class Zoo:
         self.image_shape: tuple[int, int, int] = tuple(card.image_shape)
         self.denoisers = _Lazy(list(card.denoisers), self._load_denoiser)
         self._networks: dict[str, nn.Module] = {}
+        self._macs: dict[str, int] = {}
 
     @property
     def first_stage(self) -> nn.Module:
@@ -53,6 +55,12 @@ class Zoo:
             CheckpointError: if one is missing or not what its provenance record says.
         """
         return {name: recorded_sha256(self.checkpoint(name)) for name in [*names, "first-stage"]}
+
+    def macs(self, name: str) -> int:
+        """Multiply-accumulates of one forward of a denoiser at batch 1; see ``models.cost``."""
+        if name not in self._macs:
+            self._macs[name] = macs(self.denoisers[name])
+        return self._macs[name]
 
     def _load_denoiser(self, name: str) -> nn.Module:
         if name not in self.card.denoisers:

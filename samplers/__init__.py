@@ -33,7 +33,7 @@ def create(name: str, steps: int, schedule: NoiseSchedule | str, **options):
     if isinstance(schedule, str):
         schedule = NoiseSchedule.create(schedule)
     constructor, spacing = _SAMPLERS[name]
-    known = [field for field in constructor.__dataclass_fields__][2:]
+    known = list(constructor.__dataclass_fields__)[2:]
     unknown = sorted(options.keys() - set(known))
     if unknown:
         raise ValueError(

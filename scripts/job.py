@@ -1,5 +1,6 @@
 """From a config to everything one run needs, all of it checked before anything expensive."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,15 @@ class Job:
             return [index % self.zoo.num_classes for index in indices]
         return [self.label_rule[index % len(self.label_rule)] for index in indices]
 
+    def cost(self) -> dict[str, float]:
+        """What one image costs: network evaluations, multiply-accumulates of the networks."""
+        evaluations = 1 if self.guidance.scale == 1 else 2
+        macs = {name: self.zoo.macs(name) for name in self.allocation.denoisers}
+        return {
+            "nfe": evaluations * len(self.allocation),
+            "macs_per_image": evaluations * self.allocation.cost(macs),
+        }
+
 
 def create(config: DictConfig, zoo: models.Zoo) -> Job:
     """Check ``config`` (see ``configs/sample.yaml``) and build its run.
@@ -78,7 +88,7 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         "seed": int(config.seed),
         "dtype": str(zoo.dtype).removeprefix("torch."),
     }
-    path = config.samples or Path(config.runs) / "samples" / content_hash(run)
+    path = config.get("samples") or Path(config.runs) / "samples" / content_hash(run)
     return Job(
         zoo,
         sampler,
@@ -136,3 +146,8 @@ def _label_rule(rule, num_classes: int) -> str | list[int]:
 def load_zoo(config: DictConfig, device: torch.device) -> models.Zoo:
     """The zoo of the composed config (``configs/zoo/NAME.yaml`` with the command's overrides)."""
     return models.Zoo(config.zoo, device)
+
+
+def with_images(job: Job, num_images: int) -> Job:
+    """The same run, of another number of images."""
+    return dataclasses.replace(job, num_images=num_images)

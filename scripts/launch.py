@@ -3,18 +3,18 @@
 Every helper is a no-op or returns 0 / 1 in a single process.
 """
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 
-@contextmanager
-def processes() -> Iterator[torch.device]:
-    """Join torchrun's process group if there is one; give this process's device.
+def start() -> torch.device:
+    """Join torchrun's process group if there is one; return this process's device.
 
     nccl on GPUs, gloo on CPUs. Ranks may wait long for one another: shards differ in length.
     """
@@ -22,14 +22,11 @@ def processes() -> Iterator[torch.device]:
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if "RANK" in os.environ:
+    if "RANK" in os.environ and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=24))
-    try:
-        yield device
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        atexit.register(dist.destroy_process_group)
+    return device
 
 
 def rank() -> int:
@@ -59,3 +56,17 @@ def device_name(device: torch.device) -> str:
             names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
         model = names[0] if names else model
     return f"{model}, {torch.get_num_threads() * world_size()} cores"
+
+
+def commit() -> str:
+    """The commit of the code, with a mark if files differ from it."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -26,15 +26,15 @@ log = logging.getLogger("sample")
 @hydra.main(version_base="1.3", config_path="../configs", config_name="sample")
 @user_errors
 def main(config: DictConfig) -> None:
-    with launch.processes() as device:
-        job = jobs.create(config, jobs.load_zoo(config, device))
-        made = sample_missing(job)
-        launch.barrier()
-        if launch.is_main():
-            done = "" if made else " (all were there already)"
-            log.info("run %s: %s", content_hash(job.run), job.allocation)
-            log.info("%d images in %s%s", job.num_images, job.samples.path, done)
-            log.info("sha256 of the images: %s", folder_digest(job.samples, job.num_images))
+    device = launch.start()
+    job = jobs.create(config, jobs.load_zoo(config, device))
+    made = sample_missing(job)
+    launch.barrier()
+    if launch.is_main():
+        done = "" if made else " (all were there already)"
+        log.info("run %s: %s", content_hash(job.run), job.allocation)
+        log.info("%d images in %s%s", job.num_images, job.samples.path, done)
+        log.info("sha256 of the images: %s", folder_digest(job.samples, job.num_images))
 
 
 def sample_missing(job: jobs.Job, description: str | None = None) -> int:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import subprocess
 import time
 from pathlib import Path
 
@@ -32,9 +31,9 @@ log = logging.getLogger("train")
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 @user_errors
 def main(config: DictConfig) -> None:
-    with launch.processes() as device:
-        for recipe in recipes(config):
-            train(recipe, config, device)
+    device = launch.start()
+    for recipe in recipes(config):
+        train(recipe, config, device)
 
 
 def recipes(config: DictConfig) -> list[DictConfig]:
@@ -101,7 +100,7 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
             "processes": launch.world_size(),
             "wall_seconds": round(seconds),
             "torch": torch.__version__,
-            "commit": commit(),
+            "commit": launch.commit(),
         }
         save_checkpoint(ema, export, provenance)
         log.info("%s: %s -> %s", recipe.name, results, export)
@@ -263,20 +262,6 @@ def metrics_logger(config: DictConfig, recipe: DictConfig):
         reinit=True,
     )
     return lambda values, step: wandb.log(values, step=step)
-
-
-def commit() -> str:
-    """The commit of the code, with a mark if files differ from it."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

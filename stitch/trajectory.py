@@ -30,7 +30,7 @@ class Trajectory:
     allocation: Allocation
     timesteps: Sequence[float]
     labels: Tensor
-    guidance: Guidance = Guidance()
+    guidance: Guidance
 
     def __post_init__(self):
         check_fit(self.denoisers, self.allocation, len(self.timesteps))

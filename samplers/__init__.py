@@ -1,5 +1,7 @@
 """Diffusion maths on tensors: schedules, spacings, samplers, guidance, noise, training loss."""
 
+import dataclasses
+
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.dpm_solver import DPMSolverPP
@@ -39,4 +41,10 @@ def create(name: str, steps: int, schedule: NoiseSchedule | str, **options):
         raise ValueError(
             f"sampler {name} has no option {', '.join(unknown)}; known: {', '.join(known)}"
         )
+    for field in dataclasses.fields(constructor)[2:]:
+        value = options.get(field.name, field.default)
+        numeric = isinstance(field.default, float) and type(value) in (int, float)
+        if not numeric and type(value) is not type(field.default):
+            kind = type(field.default).__name__
+            raise ValueError(f"sampler.{field.name}={value!r} must be of type {kind}")
     return constructor(schedule, spacing(steps, schedule.num_timesteps), **options)

@@ -33,5 +33,5 @@ def time_uniform(steps: int, num_timesteps: int = 1000) -> list[float]:
 
 def check_steps(steps: int, fewest: int, most: int) -> None:
     """Raise ValueError unless ``steps`` is a whole number in [fewest, most]."""
-    if steps != int(steps) or not fewest <= steps <= most:
+    if type(steps) is not int or not fewest <= steps <= most:
         raise ValueError(f"sampler.steps={steps} must be a whole number from {fewest} to {most}")

@@ -1,23 +1,66 @@
-"""How every command reports a mistake of its user: one clear line, exit code 2."""
+"""How every command is started, and how it reports a mistake of its user: one line, exit code 2."""
 
 import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 class UserError(ValueError):
     """A setting cannot be used; the message names it, its value and the fix."""
 
 
-def user_errors(main: Callable) -> Callable:
-    """Decorate a command so that bad input ends it with one line and exit code 2."""
+def command(config_name: str) -> Callable[[Callable], Callable]:
+    """Decorate ``main(config)``: it gets the Hydra config ``configs/CONFIG_NAME.yaml``.
 
-    @functools.wraps(main)
-    def wrapped(*args, **kwargs):
-        try:
-            return main(*args, **kwargs)
-        except (ValueError, FileNotFoundError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+    ``ValueError``, ``FileNotFoundError`` and what Hydra and OmegaConf raise are mistakes of the
+    user; anything else is ours and keeps its traceback.
+    """
 
-    return wrapped
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def checked(config: DictConfig) -> None:
+            # Caught inside the job as well, or Hydra adds lines of its own.
+            with user_errors():
+                OmegaConf.resolve(config)
+                main(config)
+
+        run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
+
+        @functools.wraps(main)
+        def wrapped() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here instead of being printed
+            with user_errors():
+                run(checked)()
+
+        return wrapped
+
+    return decorate
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the process with one clear line and exit code 2 if the user made a mistake."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).split("Config search path:")[0]
+    parent = getattr(error.__cause__, "parent_node", None)
+    if parent is not None:
+        # An override of a key that does not exist.
+        text = text.split("To append")[0] + f"known: {', '.join(map(str, parent))}"
+    return " ".join(text.split())

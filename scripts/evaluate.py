@@ -4,7 +4,6 @@ import logging
 import time
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,13 +14,12 @@ from eval.results import ResultStore
 from eval.shards import ShardFolder, folder_digest, open_folder
 from models.checkpoint import recorded_sha256
 from scripts import launch
-from scripts.cli import UserError, user_errors
+from scripts.cli import UserError, command
 
 log = logging.getLogger("evaluate")
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="evaluate")
-@user_errors
+@command("evaluate")
 def main(config: DictConfig) -> None:
     if config.samples is None:
         raise UserError("samples is not set; give the folder that scripts.sample made")

@@ -8,7 +8,6 @@ import csv
 import logging
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
@@ -16,7 +15,7 @@ from eval import plots
 from eval.results import content_hash
 from scripts import job as jobs
 from scripts import launch
-from scripts.cli import UserError, user_errors
+from scripts.cli import UserError, command
 from scripts.evaluate import Evaluator
 from scripts.sample import sample_missing
 from scripts.sweep import make_record, record_store, stored_record
@@ -27,8 +26,7 @@ log = logging.getLogger("figures")
 GRID_IMAGES = 8
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="figures")
-@user_errors
+@command("figures")
 def main(config: DictConfig) -> None:
     unknown = set(config.figure.plots) - _PLOTS.keys()
     if unknown:

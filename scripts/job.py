@@ -66,18 +66,17 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
     """
     sampler = samplers.create(schedule=zoo.schedule, **OmegaConf.to_container(config.sampler))
     allocation = stitch.Allocation.from_fractions(fractions(config, zoo), config.sampler.steps)
-    check_fit(zoo.denoisers, allocation, config.sampler.steps)
     channels = config.guidance.channels or zoo.guidance_channels
-    guidance = samplers.Guidance(float(config.guidance.scale), channels)
+    guidance = samplers.Guidance(_number(config, "guidance.scale"), channels)
     label_rule = _label_rule(config.labels, zoo.num_classes)
+    _whole(config, "seed", 0)
     for setting in ("num_images", "batch_size", "shard_size"):
-        value = config[setting]
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{setting}={value} must be a whole number, 1 or more")
+        _whole(config, setting, 1)
     if config.shard_size % config.batch_size:
         raise UserError(
             f"shard_size={config.shard_size} must be a multiple of batch_size={config.batch_size}"
         )
+    check_fit(zoo.denoisers, allocation, config.sampler.steps)
     run = {
         "zoo": zoo.name,
         "weights": zoo.weights_sha256(allocation.denoisers),
@@ -85,7 +84,7 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         "allocation": str(allocation),
         "guidance": {"scale": guidance.scale, "channels": guidance.channels},
         "labels": label_rule,
-        "seed": int(config.seed),
+        "seed": config.seed,
         "dtype": str(zoo.dtype).removeprefix("torch."),
     }
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(run)
@@ -111,9 +110,12 @@ def fractions(config: DictConfig, zoo: models.Zoo) -> dict[str, float]:
     group, known = config.allocation, list(zoo.denoisers)
     values = group.fractions
     if values is None:
-        if not 0 <= group.small <= 1:
-            raise UserError(f"allocation.small={group.small} must be between 0 and 1")
-        values = [group.small, 1 - group.small]
+        small = _number(config, "allocation.small")
+        if not 0 <= small <= 1:
+            raise UserError(f"allocation.small={small:g} must be between 0 and 1")
+        values = [small, 1 - small]
+    if any(not isinstance(value, int | float) for value in values):
+        raise UserError(f"allocation.fractions={list(values)} must be numbers")
     names = group.denoisers
     if names is None:
         names = known if len(values) == len(known) else [known[0], known[-1]]
@@ -129,6 +131,19 @@ def fractions(config: DictConfig, zoo: models.Zoo) -> dict[str, float]:
             f"allocation.denoisers={list(names)}"
         )
     return dict(zip(names, values, strict=True))
+
+
+def _number(config: DictConfig, setting: str) -> float:
+    value = OmegaConf.select(config, setting)
+    if not isinstance(value, int | float):
+        raise UserError(f"{setting}={value} must be a number")
+    return float(value)
+
+
+def _whole(config: DictConfig, setting: str, smallest: int) -> None:
+    value = config[setting]
+    if not isinstance(value, int) or value < smallest:
+        raise UserError(f"{setting}={value} must be a whole number, {smallest} or more")
 
 
 def _label_rule(rule, num_classes: int) -> str | list[int]:

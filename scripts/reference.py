@@ -2,7 +2,6 @@
 
 import logging
 
-import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -11,13 +10,12 @@ from eval.features import create_extractor, extract
 from eval.reference import save_reference
 from models.checkpoint import recorded_sha256
 from scripts import launch
-from scripts.cli import user_errors
+from scripts.cli import command
 
 log = logging.getLogger("reference")
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="reference")
-@user_errors
+@command("reference")
 def main(config: DictConfig) -> None:
     device = launch.start()
     data = FashionMNIST("train", **config.data)

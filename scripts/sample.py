@@ -7,7 +7,6 @@ command makes what is missing, and the images are the same.
 import logging
 import time
 
-import hydra
 import numpy as np
 import torch
 from omegaconf import DictConfig
@@ -17,14 +16,13 @@ from eval.results import content_hash
 from eval.shards import folder_digest
 from scripts import job as jobs
 from scripts import launch
-from scripts.cli import user_errors
+from scripts.cli import command
 from stitch import sample
 
 log = logging.getLogger("sample")
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="sample")
-@user_errors
+@command("sample")
 def main(config: DictConfig) -> None:
     device = launch.start()
     job = jobs.create(config, jobs.load_zoo(config, device))

@@ -6,21 +6,19 @@ A point is one run with one record. Recorded points are skipped, half-sampled on
 import logging
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from eval.results import ResultStore, content_hash
 from scripts import job as jobs
 from scripts import launch
-from scripts.cli import user_errors
+from scripts.cli import command
 from scripts.evaluate import Evaluator
 from scripts.sample import sample_missing
 
 log = logging.getLogger("sweep")
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="sweep")
-@user_errors
+@command("sweep")
 def main(config: DictConfig) -> None:
     device = launch.start()
     evaluator = Evaluator(config.eval, device)

@@ -13,7 +13,6 @@ import math
 import time
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -23,13 +22,12 @@ import models
 from eval.datasets import FashionMNIST
 from models.checkpoint import save_checkpoint
 from scripts import launch, objectives
-from scripts.cli import UserError, user_errors
+from scripts.cli import UserError, command
 
 log = logging.getLogger("train")
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
-@user_errors
+@command("train")
 def main(config: DictConfig) -> None:
     device = launch.start()
     for recipe in recipes(config):

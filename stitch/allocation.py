@@ -43,11 +43,11 @@ class Allocation:
             )
         # Cumulative sums carry rounding errors such as 0.30000000000000004: drop them first.
         cumulative = itertools.accumulate(fractions.values())
-        boundaries = [0, *(round(round(share * steps, 6)) for share in cumulative)]
+        edges = [0, *(round(round(share * steps, 6)) for share in cumulative)]
         return cls(
             tuple(
                 name
-                for name, start, stop in zip(fractions, boundaries, boundaries[1:], strict=True)
+                for name, (start, stop) in zip(fractions, itertools.pairwise(edges), strict=True)
                 for _ in range(start, stop)
             )
         )

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,11 @@ CLASS_NAMES = (
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 _PREFIX = {"train": "train", "test": "t10k"}
+_FILES = [
+    f"{prefix}-{kind}-ubyte"
+    for prefix in _PREFIX.values()
+    for kind in ("images-idx3", "labels-idx1")
+]
 
 
 class FashionMNIST:
@@ -53,7 +59,7 @@ def _find(root: str | None, download: bool) -> Path:
     else:
         places = [Path(root), Path(root) / "FashionMNIST" / "raw"]
     for place in places:
-        if _file(place, "train-images-idx3-ubyte") is not None:
+        if all(_file(place, name) for name in _FILES):
             return place
     if download:
         from torchvision.datasets import FashionMNIST as Downloader
@@ -76,14 +82,19 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _read_idx(path: Path, dimensions: int) -> Tensor:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        data = file.read()
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} is truncated or damaged: {error}") from error
     # idx: two zero bytes, type 8 (unsigned byte), number of dimensions, big-endian sizes, values.
     header = 4 + 4 * dimensions
     if data[:4] != bytes([0, 0, 8, dimensions]):
         raise ValueError(f"{path} is not an idx file of {dimensions}-dimensional unsigned bytes")
-    shape = tuple(np.frombuffer(data[4:header], dtype=">u4").astype(int))
+    if len(data) < header:
+        raise ValueError(f"{path} is truncated: it ends within its header")
+    shape = tuple(np.frombuffer(data[4:header], dtype=">u4").tolist())
     values = np.frombuffer(data[header:], dtype=np.uint8)
     if values.size != int(np.prod(shape)):
         raise ValueError(f"{path} is truncated: {values.size} values, header promises {shape}")

@@ -23,7 +23,7 @@ def moments(features: Tensor) -> Moments:
     if len(features) < 2:
         raise ValueError(f"moments need at least 2 samples, there is {len(features)}")
     features = features.double()
-    return Moments(features.mean(0), torch.cov(features.T))
+    return Moments(features.mean(0), torch.atleast_2d(torch.cov(features.T)))
 
 
 def frechet_distance(sample: Tensor | Moments, reference: Tensor | Moments) -> float:

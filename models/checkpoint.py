@@ -1,5 +1,6 @@
 """Loading and saving of weights: never unpickled unsafely, never half written."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -26,11 +27,15 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def save_checkpoint(module: nn.Module, path: str | Path, provenance: dict) -> None:
@@ -112,14 +117,23 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # DiT's training script stores its parsed arguments beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     except Exception as error:  # pickle.UnpicklingError: refused by weights_only
         raise CheckpointError(
             f"checkpoint {path} was refused, it holds more than tensors: {error}"
         ) from error
-    return state.get("ema", state)
+    if isinstance(state, dict):
+        state = state.get("ema", state)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"checkpoint {path} is no state dict: it must map names to tensors, by itself or under "
+            "the key ema"
+        )
+    return state
 
 
 def _check_architecture(expected: dict, found: dict, path: Path) -> None:

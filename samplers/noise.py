@@ -38,5 +38,7 @@ def _normal(seed, indices, shape, purpose) -> Tensor:
 
 def _generator(seed: int, index: int, purpose: int) -> np.random.Generator:
     # The lowest counter words count the draws; the highest one tells purposes apart.
-    philox = np.random.Philox(key=[seed, index], counter=[0, 0, 0, purpose])
+    # An explicit dtype, because numpy makes floats of a list with an integer above 2^63.
+    key = np.array([seed % 2**64, index], dtype=np.uint64)
+    philox = np.random.Philox(key=key, counter=[0, 0, 0, purpose])
     return np.random.Generator(philox)

@@ -78,7 +78,8 @@ class FirstStageObjective(nn.Module):
     @torch.no_grad()
     def finish(self, network: nn.Module, device: torch.device) -> None:
         """Give the latents zero mean and unit variance in every channel."""
-        images, noise = self.batch(torch.arange(10_000), torch.Generator().manual_seed(0))
+        first = torch.arange(min(10_000, len(self.images)))
+        images, noise = self.batch(first, torch.Generator().manual_seed(0))
         latents = torch.cat(
             [
                 network.encode(i.to(device), n.to(device)).cpu()
@@ -127,17 +128,16 @@ class DenoiserObjective(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, test: FashionMNIST, device) -> dict[str, float]:
-        """Mean squared error of epsilon on 10,000 training latents, the same draws every time."""
-        generator = torch.Generator().manual_seed(0)
-        batches = zip(
-            *(part.split(500) for part in self.batch(torch.arange(10_000), generator)), strict=True
-        )
+        """Mean squared error of epsilon on the first training latents, the same draws always."""
+        first = torch.arange(min(10_000, len(self.labels)))
+        drawn = self.batch(first, torch.Generator().manual_seed(0))
+        batches = zip(*(part.split(500) for part in drawn), strict=True)
         total = 0.0
         for x_0, noise, t, y in batches:
             x_t = self.schedule.add_noise(x_0, noise, t)
             output = network(x_t.to(device), t.to(device), y.to(device)).float().cpu()
-            total += training_losses(output, x_0, noise, t, self.schedule)["mse"].mean().item()
-        return {"mse": total / 20}
+            total += training_losses(output, x_0, noise, t, self.schedule)["mse"].sum().item()
+        return {"mse": total / len(first)}
 
 
 @torch.no_grad()

@@ -45,12 +45,17 @@ def sample(
     indices = range(len(labels)) if indices is None else indices
     if len(indices) != len(labels):
         raise ValueError(f"there are {len(labels)} labels but {len(indices)} indices")
+    if sampler.schedule.name != zoo.schedule:
+        raise ValueError(
+            f"the sampler's noise schedule is {sampler.schedule.name}, the zoo's is {zoo.schedule}"
+        )
+    channels = zoo.guidance_channels if guidance_channels is None else guidance_channels
     latents = sample_latents(
         zoo.denoisers,
         sampler,
         allocation,
         torch.as_tensor(labels, device=zoo.device),
-        Guidance(guidance_scale, guidance_channels or zoo.guidance_channels),
+        Guidance(guidance_scale, channels),
         seed,
         indices,
     )

@@ -1,0 +1,148 @@
+"""Training: resuming, several processes, and what a finished network leaves behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+# One thread: sums are then added in one order, which bit-exact resuming needs.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+OVERRIDES = [
+    "zoo=fashion",
+    "zoo.denoisers.DiT-S.width=16",
+    "zoo.denoisers.DiT-S.depth=1",
+    "zoo.first_stage.block_out_channels=[8,8,8]",
+    "zoo.classifier.widths=[4,4,4]",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of idx files with 200 training and 100 test images: stripes by class."""
+    folder = tmp_path_factory.mktemp("idx")
+    generator = np.random.default_rng(0)
+    for prefix, count in (("train", 200), ("t10k", 100)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        rows = np.arange(28)[:, None] % (labels[:, None, None] + 2)
+        images = np.where(rows == 0, 200, generator.integers(0, 40, (count, 28, 28)))
+        for name, array in (("images-idx3", images.astype(np.uint8)), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{prefix}-{name}-ubyte").write_bytes(header + array.tobytes())
+    return folder
+
+
+def command(data, runs, recipe, *overrides, processes=None):
+    launcher = [sys.executable, "-m"]
+    if processes:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return [
+        *launcher, "scripts.train", *OVERRIDES, f"train=fashion/{recipe}", f"data.root={data}",
+        f"runs={runs}", *overrides,
+    ]  # fmt: skip
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        command(*arguments, **options), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
+
+
+def train(*arguments, **options):
+    result = run(*arguments, **options)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def weights(runs, name):
+    return load_file(runs / "train" / "fashion" / "checkpoints" / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Runs folder with a first stage and a DiT-S trained without interruption."""
+    runs = tmp_path_factory.mktemp("runs")
+    train(data, runs, "first-stage", "train.steps=4", "train.batch_size=8")
+    train(data, runs, "DiT-S", "train.steps=60", "train.batch_size=16")
+    return runs
+
+
+def test_a_provenance_record_lies_beside_the_weights(trained):
+    record = json.loads((trained / "train" / "fashion" / "checkpoints" / "DiT-S.json").read_text())
+    assert record["images_seen"] == 60 * 16
+    assert record["recipe"]["steps"] == 60
+    assert record.keys() >= {
+        "sha256", "recipe_hash", "data_sha256", "seed", "device", "wall_seconds", "commit",
+    }  # fmt: skip
+    assert 0 < record["results"]["mse"] < 2
+
+
+def test_a_finished_network_is_not_trained_again(data, trained):
+    result = train(data, trained, "DiT-S", "train.steps=60", "train.batch_size=16")
+    assert "is finished" in result.stdout
+
+
+def test_a_network_of_another_recipe_is_not_overwritten(data, trained):
+    before = weights(trained, "DiT-S")
+    result = run(data, trained, "DiT-S", "train.steps=61", "train.batch_size=16")
+    assert result.returncode == 2
+    assert "another recipe" in result.stderr
+    after = weights(trained, "DiT-S")
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+def with_first_stage(trained, runs):
+    """A fresh runs folder that holds the trained first stage."""
+    export = runs / "train" / "fashion" / "checkpoints"
+    export.mkdir(parents=True)
+    for suffix in ("safetensors", "json"):
+        name = f"first-stage.{suffix}"
+        shutil.copy(trained / "train" / "fashion" / "checkpoints" / name, export / name)
+    return runs
+
+
+def test_training_that_was_killed_continues_bit_exactly(data, trained, tmp_path):
+    runs = with_first_stage(trained, tmp_path)
+    arguments = (
+        data, runs, "DiT-S", "train.steps=60", "train.batch_size=16", "checkpoint_seconds=0",
+    )  # fmt: skip
+    state = runs / "train" / "fashion" / "DiT-S" / "last.pt"
+    process = subprocess.Popen(
+        command(*arguments), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (runs / "train" / "fashion" / "checkpoints" / "DiT-S.json").exists()
+
+    result = train(*arguments)
+    assert "continuing at step" in result.stdout
+    whole, resumed = weights(trained, "DiT-S"), weights(runs, "DiT-S")
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+
+
+def test_two_processes_train_what_one_does_up_to_rounding(data, trained, tmp_path):
+    runs = [with_first_stage(trained, tmp_path / name) for name in ("one", "two")]
+    for folder, processes in zip(runs, (None, 2), strict=True):
+        arguments = ("DiT-S", "train.steps=5", "train.batch_size=16", "train.warmup_steps=1")
+        train(data, folder, *arguments, processes=processes)
+    one, two = (weights(folder, "DiT-S") for folder in runs)
+    # Stored as float16: one unit in the last place of a weight near 0.5 is 0.0005.
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-3
+
+
+def test_missing_data_is_an_error_that_names_the_ways_to_get_it(tmp_path):
+    result = run(tmp_path / "nothing", tmp_path, "classifier")
+    assert result.returncode == 2
+    assert "data.root=FOLDER" in result.stderr
+    assert "data.download=true" in result.stderr

@@ -1,0 +1,218 @@
+"""The commands end to end, on the shipped zoo: alone, under torchrun, killed, and misused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import models
+import samplers
+import stitch
+from eval.shards import folder_digest, open_folder, read_shard
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SMALL = [
+    "sampler.steps=4", "allocation.denoisers=[DiT-S,DiT-B]", "allocation.small=0.5",
+    "num_images=40", "batch_size=5", "shard_size=10",
+]  # fmt: skip
+
+
+def command(name, *overrides, processes=None):
+    launcher = [sys.executable, "-m"]
+    if processes:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return [*launcher, f"scripts.{name}", *overrides]
+
+
+def run(name, *overrides, processes=None):
+    return subprocess.run(
+        command(name, *overrides, processes=processes),
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def succeed(name, *overrides, processes=None):
+    result = run(name, *overrides, processes=processes)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def digest(samples, num_images=40):
+    return folder_digest(open_folder(samples), num_images)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Samples of the small run by one process."""
+    folder = tmp_path_factory.mktemp("alone") / "samples"
+    succeed("sample", *SMALL, f"samples={folder}")
+    return folder
+
+
+def test_exactly_the_images_asked_for_are_there(alone):
+    assert open_folder(alone).count() == 40
+    images, labels = read_shard(alone / "shard-000003.npz")
+    assert images.shape == (10, 28, 28, 1)
+    assert images.dtype == np.uint8
+    assert set(labels.tolist()) <= set(range(10))
+
+
+def test_two_processes_make_the_same_images_as_one(alone, tmp_path):
+    succeed("sample", *SMALL, f"samples={tmp_path / 'two'}", processes=2)
+    assert digest(tmp_path / "two") == digest(alone)
+
+
+def test_a_killed_run_is_finished_by_the_same_command(alone, tmp_path):
+    samples = tmp_path / "killed"
+    process = subprocess.Popen(
+        command("sample", *SMALL, f"samples={samples}"),
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (samples / "shard-000000.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in samples.glob("shard-*.npz")}
+    assert 1 <= len(finished) < 4
+    succeed("sample", *SMALL, f"samples={samples}")
+    assert digest(samples) == digest(alone)
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+
+
+def test_sampling_again_makes_nothing_and_says_so(alone):
+    result = succeed("sample", *SMALL, f"samples={alone}")
+    assert "all were there already" in result.stdout
+
+
+def test_another_batch_size_changes_rounding_only(alone, tmp_path):
+    succeed("sample", *SMALL, "batch_size=2", f"samples={tmp_path / 'batch'}")
+    for path in sorted(alone.glob("shard-*.npz")):
+        images, labels = read_shard(path)
+        others, other_labels = read_shard(tmp_path / "batch" / path.name)
+        assert (labels == other_labels).all()
+        assert np.abs(images.astype(int) - others.astype(int)).max() <= 2
+
+
+def test_the_python_surface_gives_the_images_of_the_command(alone):
+    torch.set_num_threads(1)
+    zoo = models.load_zoo("fashion")
+    sampler = samplers.create("ddim", steps=4, schedule=zoo.schedule)
+    allocation = stitch.Allocation.from_fractions({"DiT-S": 0.5, "DiT-B": 0.5}, steps=4)
+    images, labels = read_shard(alone / "shard-000000.npz")
+    made = stitch.sample(zoo, sampler, allocation, labels=labels[:5], seed=0, guidance_scale=1.5)
+    assert (made == images[:5]).all()
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(alone):
+    before = {path: path.read_bytes() for path in alone.iterdir()}
+    result = run("sample", *SMALL, "seed=1", f"samples={alone}")
+    assert result.returncode == 2
+    assert "seed is 0 there and 1 here" in result.stderr
+    assert before == {path: path.read_bytes() for path in alone.iterdir()}
+
+
+def test_evaluation_writes_one_record_of_metrics_protocol_and_cost(alone, tmp_path):
+    result = succeed("evaluate", f"samples={alone}", f"runs={tmp_path}")
+    (path,) = (tmp_path / "records").glob("*.json")
+    assert str(path) in result.stdout
+    record = json.loads(path.read_text())
+    assert record["metrics"].keys() == {"fid", "is", "precision", "recall"}
+    assert record["protocol"]["num_images"] == 40
+    assert record["provenance"]["images_sha256"] == digest(alone)
+    assert record["cost"]["ms_per_image"] > 0
+    content = path.read_bytes()
+    succeed("evaluate", f"samples={alone}", f"runs={tmp_path}")
+    assert path.read_bytes() == content
+
+
+def test_evaluation_of_more_images_than_there_are_is_refused(alone, tmp_path):
+    result = run("evaluate", f"samples={alone}", f"runs={tmp_path}", "num_images=41")
+    assert result.returncode == 2
+    assert "lacks 1 shards" in result.stderr
+
+
+def test_a_sweep_records_every_point_and_skips_those_it_has(tmp_path):
+    points = [*SMALL, f"runs={tmp_path}", "num_images=10", "-m", "allocation.small=0,1"]
+    succeed("sweep", *points)
+    assert len(list((tmp_path / "records").glob("*.json"))) == 2
+    result = succeed("sweep", *points, "guidance.scale=1,1.5")
+    assert result.stdout.count("is recorded already") == 2
+    assert len(list((tmp_path / "records").glob("*.json"))) == 4
+
+
+def test_a_figure_without_records_says_how_to_make_them_and_then_draws_from_them(tmp_path):
+    few = [
+        "figure=demo", "sampler.steps=2", "num_images=10", "batch_size=10", "shard_size=10",
+        "figure.series=[[DiT-S,DiT-B]]", "figure.resolution=2", f"runs={tmp_path}",
+    ]  # fmt: skip
+    result = run("figures", *few)
+    assert result.returncode == 2
+    assert "lacks 3 records" in result.stderr
+    assert "run=true" in result.stderr
+
+    succeed("figures", *few, "run=true")
+    shutil.rmtree(tmp_path / "figures")
+    result = succeed("figures", *few)
+    assert "3 of 3 points are recorded" in result.stdout
+    for name in ("demo-fraction.png", "demo-pareto.png", "demo-grid.png", "demo.csv"):
+        assert (tmp_path / "figures" / name).stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    "name, overrides, message",
+    [
+        ("sample", ["zoo=mnist"], "Could not find 'zoo/mnist' Available options in 'zoo': fashion"),
+        ("sample", ["sampler=euler"], "Available options in 'sampler': ddim ddpm dpm_solver"),
+        ("sample", ["sampler.stepz=3"], "'sampler.stepz'. known: name, steps, eta"),
+        ("sample", ["allocation.fractions=[0.4,0.4]"], "sum to 0.8"),
+        ("sample", ["allocation.fractions=[-0.4,1.4]"], "fraction of DiT-S is -0.4"),
+        ("sample", ["allocation.denoisers=[DiT-S,DiT-L]"], "has no DiT-L; known: DiT-S, DiT-B"),
+        ("sample", ["labels=[3,10]"], "labels [10] are out of range"),
+        ("sample", ["labels=sorted"], "known: random, balanced"),
+        ("sample", ["sampler.steps=1001"], "sampler.steps=1001"),
+        ("sample", ["num_images=0"], "num_images=0"),
+        ("sample", ["guidance.scale=high"], "guidance.scale=high must be a number"),
+        ("evaluate", [], "samples is not set"),
+        ("evaluate", ["samples=nothing"], "is not a sample folder"),
+        ("figures", ["figure=fig99"], "fig05"),
+        ("train", ["train=fashion/DiT-Q"], "DiT-S"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(name, overrides, message, tmp_path):
+    result = run(name, *overrides, f"runs={tmp_path}")
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tampered_checkpoint_is_refused_before_sampling(tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(ROOT / "checkpoints" / "fashion", folder)
+    file = folder / "DiT-S.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    result = run("sample", *SMALL, f"zoo.checkpoints={folder}", f"samples={tmp_path / 's'}")
+    assert result.returncode == 2
+    assert "SHA-256" in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_checkpoint_of_another_architecture_names_the_first_keys_that_differ(tmp_path):
+    result = run("sample", *SMALL, "zoo.denoisers.DiT-S.depth=3", f"samples={tmp_path / 's'}")
+    assert result.returncode == 2
+    assert "blocks.2." in result.stderr
+    assert not (tmp_path / "s").exists()

@@ -107,6 +107,7 @@ def row(names: list[str], fractions: tuple[float, ...], job: jobs.Job, record: d
         "gmacs_per_image": record["cost"]["macs_per_image"] / 1e9,
         "ms_per_image": record["cost"]["ms_per_image"],
         "device": record["cost"]["device"],
+        "dtype": record["run"]["dtype"],
         "run": content_hash(record["run"]),
     }
 
@@ -140,7 +141,8 @@ def protocol_text(config: DictConfig, table: list[dict]) -> str:
     sampler = config.sampler
     return (
         f"zoo {config.zoo.name}, {sampler.name} {sampler.steps} steps, guidance "
-        f"{config.guidance.scale:g}, {config.num_images:,} images, seed {config.seed}; "
+        f"{config.guidance.scale:g}, {config.num_images:,} images, seed {config.seed}, "
+        f"{table[0]['dtype']}; "
         f"times: {table[0]['device']}, batch {config.batch_size}"
     )
 

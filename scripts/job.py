@@ -13,6 +13,7 @@ import stitch
 from eval.results import content_hash
 from eval.shards import ShardFolder
 from samplers.noise import random_labels
+from scripts import launch
 from scripts.cli import UserError
 from stitch.sampling import check_labels
 from stitch.trajectory import check_fit
@@ -66,7 +67,9 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
     """
     sampler = samplers.create(schedule=zoo.schedule, **OmegaConf.to_container(config.sampler))
     allocation = stitch.Allocation.from_fractions(fractions(config, zoo), config.sampler.steps)
-    channels = config.guidance.channels or zoo.guidance_channels
+    channels = config.guidance.channels
+    if channels is None:
+        channels = zoo.guidance_channels
     guidance = samplers.Guidance(_number(config, "guidance.scale"), channels)
     label_rule = _label_rule(config.labels, zoo.num_classes)
     _whole(config, "seed", 0)
@@ -160,7 +163,7 @@ def _label_rule(rule, num_classes: int) -> str | list[int]:
 
 def load_zoo(config: DictConfig, device: torch.device) -> models.Zoo:
     """The zoo of the composed config (``configs/zoo/NAME.yaml`` with the command's overrides)."""
-    return models.Zoo(config.zoo, device)
+    return models.Zoo(config.zoo, device, launch.dtype(config.precision, device))
 
 
 def with_images(job: Job, num_images: int) -> Job:

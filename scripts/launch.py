@@ -46,6 +46,24 @@ def barrier() -> None:
         dist.barrier()
 
 
+def dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type of the networks: ``fp32``, ``bf16``, or ``auto``, bf16 where hardware multiplies it.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.get_device_capability(device) >= (8, 0)
+        else:
+            native = torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if precision not in names:
+        raise ValueError(f"precision={precision} is unknown; known: auto, {', '.join(names)}")
+    return names[precision]
+
+
 def device_name(device: torch.device) -> str:
     """What a timing was measured on, for records and figures."""
     if device.type == "cuda":

@@ -116,7 +116,8 @@ def fit(recipe, config, objective, state, step, seconds, run, recipe_hash, devic
     forward = objective
     if launch.world_size() > 1:
         forward = nn.parallel.DistributedDataParallel(objective)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device))
+    half = launch.dtype(config.precision, device)
+    autocast = torch.autocast(device.type, half, enabled=half != torch.float32)
     logger = metrics_logger(config, recipe)
     bar = tqdm(
         total=recipe.steps,
@@ -237,13 +238,6 @@ def hash_of(content) -> str:
     """Short content hash of a configuration."""
     plain = json.loads(json.dumps(content, default=OmegaConf.to_container))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def uses_bf16(config: DictConfig, device: torch.device) -> bool:
-    """bf16 autocast: on request, or by default where it pays (on GPUs)."""
-    if config.precision not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision={config.precision} is unknown; known: auto, fp32, bf16")
-    return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
 
 
 def metrics_logger(config: DictConfig, recipe: DictConfig):

@@ -38,8 +38,8 @@ class Allocation:
         total = sum(fractions.values())
         if abs(total - 1) > 1e-6:
             raise ValueError(
-                f"allocation.fractions={[float(f) for f in fractions.values()]} sum to {total:.9g}; "
-                "they must sum to 1"
+                f"allocation.fractions={[float(f) for f in fractions.values()]} "
+                f"sum to {total:.9g}; they must sum to 1"
             )
         # Cumulative sums carry rounding errors such as 0.30000000000000004: drop them first.
         cumulative = itertools.accumulate(fractions.values())

@@ -1,0 +1,200 @@
+"""Checkpoints: what goes in comes out, and nothing else gets in."""
+
+import argparse
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from models import CheckpointError, load_checkpoint
+from models.checkpoint import (
+    read_tensors,
+    record_path,
+    save_checkpoint,
+    save_tensors,
+    sha256_of,
+    write_atomically,
+)
+
+
+def network(width=4, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+
+
+def values(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_equal(state, other):
+    assert state.keys() == other.keys()
+    assert all(torch.equal(state[name], other[name]) for name in state)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "weights" / "net.safetensors"
+    save_checkpoint(network(), path, {"recipe": "tiny", "seed": 0})
+    return path
+
+
+def test_a_saved_network_comes_back_rounded_to_half_precision(saved):
+    target = network(seed=1)
+    load_checkpoint(target, saved)
+    rounded = {
+        name: value.half().float() if value.is_floating_point() else value
+        for name, value in network().state_dict().items()
+    }
+    assert_equal(values(target), rounded)
+    assert all(p.dtype == torch.float32 for p in target.parameters())
+
+
+def test_a_provenance_record_lies_beside_the_weights(saved):
+    record = json.loads(record_path(saved).read_text())
+    assert record == {
+        "file": "net.safetensors", "sha256": sha256_of(saved), "recipe": "tiny", "seed": 0,
+    }  # fmt: skip
+
+
+def test_tensors_come_back_as_they_were(tmp_path):
+    tensors = {
+        "double": torch.randn(2, 3, dtype=torch.float64),
+        "transposed": torch.arange(6).view(2, 3).T,
+        "half": torch.ones((), dtype=torch.float16),
+    }
+    save_tensors(tensors, tmp_path / "t.safetensors", {})
+    found = read_tensors(tmp_path / "t.safetensors")
+    assert_equal(found, tensors)
+    assert {name: t.dtype for name, t in found.items()} == {n: t.dtype for n, t in tensors.items()}
+
+
+def refuse(path, message):
+    target = network(seed=1)
+    before = values(target)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_checkpoint(target, path)
+    assert str(path) in str(error.value)
+    assert_equal(values(target), before)
+    return str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    refuse(tmp_path / "none.safetensors", "does not exist")
+
+
+@pytest.mark.parametrize("position", [0, 40, -1])
+def test_a_flipped_byte_fails_the_checksum(saved, position):
+    data = bytearray(saved.read_bytes())
+    data[position] ^= 1
+    saved.write_bytes(data)
+    refuse(saved, r"damaged or was changed: its SHA-256 is .* net.json says .*; restore the file")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_truncated_file_is_refused_with_or_without_a_record(saved, keep, recorded):
+    saved.write_bytes(saved.read_bytes()[:keep])
+    if not recorded:
+        record_path(saved).unlink()
+    refuse(saved, "damaged or was changed" if recorded else "cannot be read")
+
+
+def test_another_architecture_is_refused_with_the_first_entries_that_differ(tmp_path):
+    path = tmp_path / "wide.safetensors"
+    save_checkpoint(network(width=6), path, {})
+    message = refuse(path, "another architecture, 7 entries differ")
+    assert "0.weight is (6, 3), the network has (4, 3)" in message
+    assert message.endswith("; ...") and message.count("the network has") == 3
+
+
+def test_entries_too_many_and_too_few_are_named(tmp_path):
+    state = network().state_dict()
+    state["extra"] = state.pop("2.bias")
+    save_tensors(state, tmp_path / "net.safetensors", {})
+    message = refuse(tmp_path / "net.safetensors", "2 entries differ")
+    assert message.endswith("2.bias is missing; extra is not in the network")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt"])
+@pytest.mark.parametrize("key", [None, "ema"])
+def test_a_pickled_state_dict_loads_plain_or_under_ema(tmp_path, suffix, key):
+    state = network().state_dict()
+    wrapped = {"model": network(seed=2).state_dict(), key: state} if key else state
+    torch.save(wrapped, tmp_path / f"net{suffix}")
+    target = network(seed=1)
+    load_checkpoint(target, tmp_path / f"net{suffix}")
+    assert_equal(values(target), state)
+
+
+def test_a_checkpoint_of_dits_training_script_loads(tmp_path):
+    module = network()
+    checkpoint = {
+        "model": network(seed=2).state_dict(),
+        "ema": module.state_dict(),
+        "opt": torch.optim.AdamW(module.parameters()).state_dict(),
+        "args": argparse.Namespace(model="DiT-XL/2", image_size=256),
+    }
+    torch.save(checkpoint, tmp_path / "0050000.pt")
+    target = network(seed=1)
+    load_checkpoint(target, tmp_path / "0050000.pt")
+    assert_equal(values(target), module.state_dict())
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"ema": None}, torch.zeros(2)])
+def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "net.pt")
+    refuse(tmp_path / "net.pt", "no state dict")
+
+
+class Malice:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
+def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, write):
+    path, target = tmp_path / "net.pt", tmp_path / "executed"
+    write({**network().state_dict(), "x": Malice(target)}, path)
+    refuse(path, "refused|cannot be read")
+    assert not target.exists()
+    torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
+    assert target.exists()  # it was able to do harm
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_truncated_pickle_is_refused(tmp_path, keep):
+    path = tmp_path / "net.pt"
+    torch.save(network().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    refuse(path, "cannot be read|refused")
+
+
+def test_writing_replaces_the_content_and_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("function", ["replace", "fsync"])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_content_and_no_other_file(
+    tmp_path, monkeypatch, function, error
+):
+    def fail(*_):
+        raise error("stopped")
+
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(error, match="stopped"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

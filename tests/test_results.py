@@ -1,0 +1,81 @@
+"""Records: named by content, written once."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.results import ResultStore, content_hash
+
+derandomized = settings(derandomize=True, deadline=None)
+RUN, PROTOCOL = {"seed": 0, "allocation": "S*5"}, {"num_images": 5000}
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+def record(run=RUN, protocol=PROTOCOL, **metrics):
+    return {"run": run, "protocol": protocol, "metrics": metrics}
+
+
+def reordered(content):
+    if isinstance(content, dict):
+        return {key: reordered(value) for key, value in reversed(content.items())}
+    return [reordered(value) for value in content] if isinstance(content, list) else content
+
+
+@derandomized
+@given(st.dictionaries(st.text(max_size=5), plain))
+def test_the_hash_does_not_depend_on_the_order_of_keys_or_on_a_trip_through_a_file(content):
+    assert content_hash(reordered(content)) == content_hash(content)
+    assert content_hash(json.loads(json.dumps(content))) == content_hash(content)
+
+
+def test_the_hash_is_the_same_on_every_machine():
+    assert content_hash({"b": [1, 2.5, None], "a": {"x": "é"}}) == "6837b6380c8cb42d"
+
+
+def test_different_content_has_different_hashes():
+    contents = [{}, {"b": 1}, *({"a": value} for value in (1, 1.5, "1", [1], None, True))]
+    assert len({content_hash(content) for content in contents}) == len(contents)
+
+
+def test_a_record_is_found_by_its_run_and_protocol(tmp_path):
+    store = ResultStore(tmp_path / "records")
+    assert store.get(RUN, PROTOCOL) is None
+    path = store.add(record(fid=9.5))
+    assert path == store.path(RUN, PROTOCOL)
+    assert store.get(reordered(RUN), PROTOCOL) == record(fid=9.5)
+    assert store.get(RUN, {"num_images": 10_000}) is None
+
+
+def test_the_name_depends_on_run_and_protocol_and_on_nothing_else(tmp_path):
+    store = ResultStore(tmp_path)
+    name = content_hash({"run": RUN, "protocol": PROTOCOL})
+    assert store.add(record(fid=1.0)).name == f"{name}.json"
+    paths = {store.path(RUN, PROTOCOL), store.path(PROTOCOL, RUN), store.path(RUN, {}),
+             store.path({**RUN, "seed": 1}, PROTOCOL)}  # fmt: skip
+    assert len(paths) == 4
+
+
+def test_a_record_is_never_changed(tmp_path):
+    store = ResultStore(tmp_path)
+    path = store.add(record(fid=9.5))
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="records are immutable"):
+        store.add(record(fid=1.0))
+    assert path.read_bytes() == before
+
+
+def test_all_records_come_sorted_by_name_and_unfinished_files_are_none(tmp_path):
+    store = ResultStore(tmp_path)
+    assert list(store.all()) == []
+    records = [record({"seed": seed}, fid=seed) for seed in range(5)]
+    for one in records:
+        store.add(one)
+    (tmp_path / ".0.json.123.tmp").write_text("{")
+    by_name = sorted(records, key=lambda one: store.path(one["run"], one["protocol"]).name)
+    assert list(store.all()) == by_name

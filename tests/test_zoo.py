@@ -1,0 +1,89 @@
+"""The shipped fashion zoo: what is in it, and that it is what its records say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import models
+from eval.metrics import frechet_distance, moments
+from eval.reference import load_reference
+from models.checkpoint import recorded_sha256
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "checkpoints" / "fashion"
+NETWORKS = ("classifier", "first-stage", "DiT-S", "DiT-B", "DiT-XL")
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    return models.load_zoo("fashion")
+
+
+def record(name):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def test_denoisers_are_ordered_by_cost_in_about_the_papers_proportion(zoo):
+    assert list(zoo.denoisers) == ["DiT-S", "DiT-B", "DiT-XL"]
+    small, base, large = (zoo.macs(name) for name in zoo.denoisers)
+    assert large <= 100e6
+    assert 12 <= large / small <= 20
+    assert 3 <= base / small <= 5
+
+
+def test_unknown_zoo_and_denoiser_list_the_known_ones(zoo):
+    with pytest.raises(ValueError, match="unknown zoo 'mnist'; known: fashion"):
+        models.load_zoo("mnist")
+    with pytest.raises(ValueError, match="no denoiser 'DiT-L'; known: DiT-S, DiT-B, DiT-XL"):
+        zoo.denoisers["DiT-L"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_are_those_of_their_provenance_record(name):
+    assert recorded_sha256(FOLDER / f"{name}.safetensors") == record(name)["sha256"]
+    assert record(name).keys() >= {
+        "recipe_hash", "data_sha256", "seed", "images_seen", "results", "device", "commit",
+        "wall_seconds",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_were_made_by_the_recipe_in_configs(name):
+    recipe = OmegaConf.load(ROOT / "configs" / "train" / "fashion" / f"{name}.yaml")
+    assert record(name)["recipe"] == OmegaConf.to_container(recipe)
+
+
+def test_the_classifier_is_at_least_92_percent_right():
+    assert record("classifier")["results"]["test_accuracy"] >= 0.92
+
+
+def test_larger_denoisers_have_a_smaller_error():
+    errors = [record(name)["results"]["mse"] for name in ("DiT-S", "DiT-B", "DiT-XL")]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_the_reference_belongs_to_the_classifier():
+    reference = load_reference(FOLDER / "reference.safetensors")
+    assert reference.extractor_sha256 == record("classifier")["sha256"]
+    assert reference.moments.mean.shape == (128,)
+    assert reference.features.shape == (10_000, 128)
+    assert record("reference")["images"] == 60_000
+    # 10,000 of the 60,000 images are close to all of them.
+    assert frechet_distance(moments(reference.features), reference.moments) < 0.05
+
+
+def test_the_zoo_is_small_enough_to_ship():
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 40e6
+
+
+def test_the_first_stage_gives_latents_of_the_zoos_shape_and_unit_scale(zoo):
+    latents = torch.randn(4, 4, 7, 7, generator=torch.Generator().manual_seed(0))
+    images = zoo.first_stage.decode(latents)
+    assert images.shape == (4, 1, 28, 28)
+    assert images.dtype == torch.uint8
+    again = zoo.first_stage.encode(images)
+    assert again.shape == latents.shape
+    assert 0.5 < again.std() < 1.5

@@ -39,6 +39,7 @@ class Zoo:
         self.denoisers = _Lazy(list(card.denoisers), self._load_denoiser)
         self._networks: dict[str, nn.Module] = {}
         self._macs: dict[str, int] = {}
+        self._sha256: dict[str, str] = {}
 
     @property
     def first_stage(self) -> nn.Module:
@@ -54,7 +55,10 @@ class Zoo:
         Raises:
             CheckpointError: if one is missing or not what its provenance record says.
         """
-        return {name: recorded_sha256(self.checkpoint(name)) for name in [*names, "first-stage"]}
+        for name in [*names, "first-stage"]:
+            if name not in self._sha256:
+                self._sha256[name] = recorded_sha256(self.checkpoint(name))
+        return {name: self._sha256[name] for name in [*names, "first-stage"]}
 
     def macs(self, name: str) -> int:
         """Multiply-accumulates of one forward of a denoiser at batch 1; see ``models.cost``."""

@@ -65,7 +65,7 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def device_name(device: torch.device) -> str:
-    """What a timing was measured on, for records and figures."""
+    """What one process computes on, for records and figures."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = "CPU"
@@ -73,7 +73,8 @@ def device_name(device: torch.device) -> str:
         with open("/proc/cpuinfo") as file:
             names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
         model = names[0] if names else model
-    return f"{model}, {torch.get_num_threads() * world_size()} cores"
+    threads = torch.get_num_threads()
+    return f"{model}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def commit() -> str:

@@ -4,6 +4,7 @@ Every helper is a no-op or returns 0 / 1 in a single process.
 """
 
 import atexit
+import logging
 import os
 import subprocess
 from datetime import timedelta
@@ -26,6 +27,8 @@ def start() -> torch.device:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=24))
         atexit.register(dist.destroy_process_group)
+        if not is_main():
+            logging.disable(logging.INFO)  # one rank's messages are enough
     return device
 
 

@@ -10,7 +10,7 @@ from models.checkpoint import write_atomically
 
 def content_hash(content: dict) -> str:
     """Short hash of plain data; the same content gives the same hash on every machine."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -6,7 +6,6 @@ Interrupt it at any time: the same command continues, bit-exactly on one CPU.
 
 import copy
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 import models
 from eval.datasets import FashionMNIST
+from eval.results import content_hash
 from models.checkpoint import save_checkpoint
 from scripts import launch, objectives
 from scripts.cli import UserError, command
@@ -47,7 +47,9 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
     """Train one network by its recipe, resuming where an earlier call stopped, and export it."""
     run = Path(config.runs) / "train" / config.zoo.name / recipe.name
     export = Path(config.export) / f"{recipe.name}.safetensors"
-    recipe_hash = hash_of({"recipe": recipe, "network": network_config(config, recipe)})
+    network_entry = network_config(config, recipe)
+    recipe_entry = OmegaConf.to_container(recipe)
+    recipe_hash = content_hash({"recipe": recipe_entry, "network": network_entry})
     if export.with_suffix(".json").exists():
         made_by = json.loads(export.with_suffix(".json").read_text())["recipe_hash"]
         if made_by == recipe_hash:
@@ -60,7 +62,7 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
 
     torch.manual_seed(recipe.seed)
     data = FashionMNIST("train", **config.data)
-    network = models.create(**network_config(config, recipe)).to(device)
+    network = models.create(**network_entry).to(device)
     ema = copy.deepcopy(network).eval().requires_grad_(False)
 
     def first_stage() -> nn.Module:
@@ -86,8 +88,8 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
         test = FashionMNIST("test", **config.data)
         results = objective.evaluate(ema, test, device)
         provenance = {
-            "network": network_config(config, recipe),
-            "recipe": OmegaConf.to_container(recipe),
+            "network": network_entry,
+            "recipe": recipe_entry,
             "recipe_hash": recipe_hash,
             "data_sha256": data.sha256,
             "seed": recipe.seed,
@@ -232,12 +234,6 @@ def network_config(config: DictConfig, recipe: DictConfig) -> dict:
         "first-stage": lambda: config.zoo.first_stage,
     }.get(recipe.name, lambda: config.zoo.denoisers[recipe.name])()
     return OmegaConf.to_container(entry, resolve=True)
-
-
-def hash_of(content) -> str:
-    """Short content hash of a configuration."""
-    plain = json.loads(json.dumps(content, default=OmegaConf.to_container))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def metrics_logger(config: DictConfig, recipe: DictConfig):

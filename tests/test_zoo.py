@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 import models
 from eval.metrics import frechet_distance, moments
 from eval.reference import load_reference
+from eval.results import content_hash
 from models.checkpoint import recorded_sha256
 
 ROOT = Path(__file__).parent.parent
@@ -51,9 +52,14 @@ def test_weights_are_those_of_their_provenance_record(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_weights_were_made_by_the_recipe_in_configs(name):
+def test_weights_were_made_by_the_recipe_and_for_the_network_in_configs(name, zoo):
     recipe = OmegaConf.load(ROOT / "configs" / "train" / "fashion" / f"{name}.yaml")
     assert record(name)["recipe"] == OmegaConf.to_container(recipe)
+    card = OmegaConf.to_container(zoo.card, resolve=True)
+    entries = card["denoisers"] | {"classifier": card["classifier"]}
+    assert record(name)["network"] == entries.get(name, card["first_stage"])
+    made_by = {"recipe": record(name)["recipe"], "network": record(name)["network"]}
+    assert record(name)["recipe_hash"] == content_hash(made_by)
 
 
 def test_the_classifier_is_at_least_92_percent_right():

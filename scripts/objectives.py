@@ -88,15 +88,33 @@ class FirstStageObjective(nn.Module):
         )
         network.normalise(latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
 
-    @torch.no_grad()
     def evaluate(self, network: nn.Module, test: FashionMNIST, device) -> dict[str, float]:
-        """PSNR of the reconstructed test split."""
-        squared = 0.0
-        for images in test.images.split(500):
-            images = images.to(device)
-            difference = network.decode(network.encode(images)).float() - images.float()
-            squared += difference.square().sum().item()
-        return {"test_psnr_db": 10 * math.log10(255.0**2 / (squared / test.images.numel()))}
+        return reconstruction(network, test, device)
+
+
+class DecoderObjective(nn.Module):
+    """Absolute error of a first stage whose encoder, and so whose latents, stay as they are.
+
+    The published Stable-Diffusion autoencoders were fine-tuned so, after their denoisers.
+    """
+
+    def __init__(self, network: nn.Module, data: FashionMNIST):
+        super().__init__()
+        self.network, self.images = network, data.images
+        self.mean, self.std = _posteriors(network, data.images)
+        network.autoencoder.encoder.requires_grad_(False)
+        network.autoencoder.quant_conv.requires_grad_(False)
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        noise = torch.randn(self.mean[indices].shape, generator=generator)
+        return self.images[indices], self.mean[indices] + self.std[indices] * noise
+
+    def forward(self, images: Tensor, latents: Tensor) -> dict[str, Tensor]:
+        output = self.network.autoencoder.decode(latents / self.network.scale).sample.float()
+        return {"loss": (output - to_unit_range(images)).abs().mean()}
+
+    def evaluate(self, network: nn.Module, test: FashionMNIST, device) -> dict[str, float]:
+        return reconstruction(network, test, device)
 
 
 class DenoiserObjective(nn.Module):
@@ -141,6 +159,17 @@ class DenoiserObjective(nn.Module):
 
 
 @torch.no_grad()
+def reconstruction(network: nn.Module, test: FashionMNIST, device) -> dict[str, float]:
+    """PSNR of the reconstructed test split."""
+    squared = 0.0
+    for images in test.images.split(500):
+        images = images.to(device)
+        difference = network.decode(network.encode(images)).float() - images.float()
+        squared += difference.square().sum().item()
+    return {"test_psnr_db": 10 * math.log10(255.0**2 / (squared / test.images.numel()))}
+
+
+@torch.no_grad()
 def _posteriors(first_stage: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled mean and standard deviation of every image's latents, (N, c, h, w) each."""
     device = next(first_stage.parameters()).device
@@ -159,8 +188,10 @@ def create(recipe, network: nn.Module, data: FashionMNIST, first_stage) -> nn.Mo
         return ClassifierObjective(network, data, recipe.shift, recipe.label_smoothing)
     if recipe.kind == "first-stage":
         return FirstStageObjective(network, data, recipe.kl_weight)
+    if recipe.kind == "decoder":
+        return DecoderObjective(network, data)
     if recipe.kind == "denoiser":
         return DenoiserObjective(network, data, first_stage(), recipe.label_dropout)
     raise UserError(
-        f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, denoiser"
+        f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, decoder, denoiser"
     )

@@ -39,7 +39,7 @@ def recipes(config: DictConfig) -> list[DictConfig]:
     if config.train is not None:
         return [config.train]
     folder = Path(__file__).parent.parent / "configs" / "train" / config.zoo.name
-    names = ["classifier", "first-stage", *config.zoo.denoisers]
+    names = ["classifier", "first-stage", "first-stage-ft", *config.zoo.denoisers]
     return [OmegaConf.load(folder / f"{name}.yaml") for name in names]
 
 
@@ -63,6 +63,8 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
     torch.manual_seed(recipe.seed)
     data = FashionMNIST("train", **config.data)
     network = models.create(**network_entry).to(device)
+    if recipe.get("start_from"):
+        models.load_checkpoint(network, Path(config.export) / f"{recipe.start_from}.safetensors")
     ema = copy.deepcopy(network).eval().requires_grad_(False)
 
     def first_stage() -> nn.Module:
@@ -232,6 +234,7 @@ def network_config(config: DictConfig, recipe: DictConfig) -> dict:
     entry = {
         "classifier": lambda: config.zoo.classifier,
         "first-stage": lambda: config.zoo.first_stage,
+        "first-stage-ft": lambda: config.zoo.first_stage,
     }.get(recipe.name, lambda: config.zoo.denoisers[recipe.name])()
     return OmegaConf.to_container(entry, resolve=True)
 

@@ -43,10 +43,10 @@ class Zoo:
 
     @property
     def first_stage(self) -> nn.Module:
-        return self._load("first-stage", self.card.first_stage, torch.float32)
+        return self._load(self.card.first_stage_weights, self.card.first_stage, torch.float32)
 
     def checkpoint(self, name: str) -> Path:
-        """The weights of ``name``: a denoiser, or ``first-stage`` or ``classifier``."""
+        """The weights of ``name``: a denoiser's, or the file name of another network's."""
         return (ROOT / self.card.checkpoints / f"{name}.safetensors").resolve()
 
     def weights_sha256(self, names: Iterable[str]) -> dict[str, str]:
@@ -55,10 +55,11 @@ class Zoo:
         Raises:
             CheckpointError: if one is missing or not what its provenance record says.
         """
-        for name in [*names, "first-stage"]:
+        names = [*names, self.card.first_stage_weights]
+        for name in names:
             if name not in self._sha256:
                 self._sha256[name] = recorded_sha256(self.checkpoint(name))
-        return {name: self._sha256[name] for name in [*names, "first-stage"]}
+        return {name: self._sha256[name] for name in names}
 
     def macs(self, name: str) -> int:
         """Multiply-accumulates of one forward of a denoiser at batch 1; see ``models.cost``."""

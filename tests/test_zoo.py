@@ -11,11 +11,11 @@ import models
 from eval.metrics import frechet_distance, moments
 from eval.reference import load_reference
 from eval.results import content_hash
-from models.checkpoint import recorded_sha256
+from models.checkpoint import read_tensors, recorded_sha256
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "checkpoints" / "fashion"
-NETWORKS = ("classifier", "first-stage", "DiT-S", "DiT-B", "DiT-XL")
+NETWORKS = ("classifier", "first-stage", "first-stage-ft", "DiT-S", "DiT-B", "DiT-XL")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,17 @@ def test_unknown_zoo_and_denoiser_list_the_known_ones(zoo):
         models.load_zoo("mnist")
     with pytest.raises(ValueError, match="no denoiser 'DiT-L'; known: DiT-S, DiT-B, DiT-XL"):
         zoo.denoisers["DiT-L"]
+
+
+def test_training_the_decoder_on_left_the_latents_as_they_were():
+    before, after = (
+        read_tensors(FOLDER / f"{name}.safetensors") for name in ("first-stage", "first-stage-ft")
+    )
+    kept = [name for name in before if ".encoder." in name or ".quant_conv." in name]
+    assert len(kept) > 20
+    assert all(before[name].equal(after[name]) for name in kept)
+    gain = record("first-stage-ft")["results"]["test_psnr_db"]
+    assert gain > record("first-stage")["results"]["test_psnr_db"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

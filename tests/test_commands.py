@@ -142,7 +142,7 @@ def test_evaluation_of_more_images_than_there_are_is_refused(alone, tmp_path):
 
 
 def test_a_sweep_records_every_point_and_skips_those_it_has(tmp_path):
-    points = [*SMALL, f"runs={tmp_path}", "num_images=10", "-m", "allocation.small=0,1"]
+    points = ["-m", *SMALL, f"runs={tmp_path}", "num_images=10", "allocation.small=0,1"]
     succeed("sweep", *points)
     assert len(list((tmp_path / "records").glob("*.json"))) == 2
     result = succeed("sweep", *points, "guidance.scale=1,1.5")

@@ -1,13 +1,14 @@
 """DDPM ancestral sampling (Ho et al. 2020; learned range: Nichol & Dhariwal 2021)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from samplers.loss import learned_range, split_output
 from samplers.schedule import NoiseSchedule
+from samplers.spacing import check_timesteps
 
 VARIANCES = ("learned-range", "fixed-small", "fixed-large")
 
@@ -28,6 +29,7 @@ class DDPM:
     variance: str = "learned-range"
 
     def __post_init__(self):
+        check_timesteps(self.timesteps, self.schedule, int)
         if self.variance not in VARIANCES:
             raise ValueError(
                 f"sampler.variance={self.variance!r} is unknown; known: {', '.join(VARIANCES)}"
@@ -39,6 +41,7 @@ class DDPM:
         x: Tensor,
         noise: Callable[[int], Tensor],
         callback: Callable[..., None] | None = None,
+        switches: Collection[int] = (),
     ) -> Tensor:
         """Walk from noise to latents.
 
@@ -47,6 +50,7 @@ class DDPM:
             x: (B, C, H, W) standard normal.
             noise: step -> (B, C, H, W) standard normal; not called at the last step.
             callback: called with ``step, t, x, x_0`` after every step.
+            switches: unused, nothing is remembered from step to step.
 
         Returns:
             (B, C, H, W) latents.

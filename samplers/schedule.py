@@ -1,5 +1,6 @@
 """Noise schedules: from betas to everything a sampler looks up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,15 +57,43 @@ class NoiseSchedule:
         """(T,) float64: lambda_t = log(alpha_t / sigma_t) = logit(alphas_cumprod) / 2."""
         return torch.logit(self.alphas_cumprod) / 2
 
-    def respaced(self, timesteps: list[int]) -> "Respaced":
+    @cached_property
+    def log_alpha(self) -> np.ndarray:
+        """(T,) float64: log of the signal's scale, log(alphas_cumprod) / 2."""
+        return 0.5 * np.log(self.alphas_cumprod.numpy())
+
+    def at(self, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """alpha, sigma and half-log-SNR at fractional timesteps, float64 (len(times),) each.
+
+        log(alpha) is interpolated linearly in t (Lu et al. 2022, DPM-Solver, app. D.4).
+        """
+        log_alpha = np.interp(times, np.arange(self.num_timesteps), self.log_alpha)
+        log_sigma = 0.5 * np.log(-np.expm1(2 * log_alpha))
+        return np.exp(log_alpha), np.exp(log_sigma), log_alpha - log_sigma
+
+    def log_snr(self, times: Sequence[float]) -> list[float]:
+        """log(alpha^2 / sigma^2) at fractional timesteps."""
+        return (2 * self.at(times)[2]).tolist()
+
+    def time_at(self, half_log_snr: np.ndarray) -> np.ndarray:
+        """The fractional timesteps with these half-log-SNRs, the inverse of ``at``; float64.
+
+        Values that the schedule does not reach become its nearest end, 0 or T - 1.
+        """
+        log_alpha = -0.5 * np.logaddexp(0, -2 * np.asarray(half_log_snr))
+        ascending = self.log_alpha[::-1]
+        return np.interp(log_alpha, ascending, np.arange(self.num_timesteps)[::-1])
+
+    def respaced(self, timesteps: list[int], last: float = 1.0) -> "Respaced":
         """The shorter process that visits only ``timesteps`` (Nichol & Dhariwal 2021, sec. 4).
 
         Args:
             timesteps: distinct integers in [0, T), descending: the order of sampling.
+            last: ``alphas_cumprod`` of the state that the last step arrives at; 1 is clean.
         """
         kept = torch.tensor(timesteps)
         alphas_cumprod = self.alphas_cumprod[kept]
-        previous = torch.cat([alphas_cumprod[1:], torch.ones(1, dtype=torch.float64)])
+        previous = torch.cat([alphas_cumprod[1:], torch.tensor([last], dtype=torch.float64)])
         return Respaced(alphas_cumprod, previous)
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -81,7 +110,7 @@ class Respaced:
 
     Attributes:
         alphas_cumprod: at the timestep of step i.
-        alphas_cumprod_prev: at the next timestep visited; 1 after the last step.
+        alphas_cumprod_prev: at the next timestep visited; after the last step usually 1.
     """
 
     alphas_cumprod: Tensor

@@ -8,7 +8,7 @@ import torch
 import samplers
 from samplers import Guidance, NoiseSchedule
 from samplers.loss import training_losses
-from samplers.spacing import time_uniform, trailing_inclusive
+from samplers.spacing import trailing_inclusive
 from tests import golden
 
 LINEAR = NoiseSchedule.create("ddpm-linear")
@@ -245,5 +245,5 @@ def test_learned_range_without_learned_sigma_says_what_to_use():
 
 
 def test_time_uniform_ends_at_zero_and_has_one_more_time_than_steps():
-    times = time_uniform(7)
-    assert times[0] == 999 and times[-1] == 0 and len(times) == 8
+    times = samplers.create("dpm_solver", 7, LINEAR).times
+    assert times == [999 * (1 - i / 7) for i in range(8)]

@@ -173,6 +173,24 @@ class Allocation:
         """The steps whose denoiser is not the step before's."""
         return [i for i in range(1, len(self)) if self.steps[i] != self.steps[i - 1]]
 
+    def interval(
+        self, name: str, timesteps: Sequence[int], num_timesteps: int = 1000
+    ) -> tuple[int, int]:
+        """The timesteps [low, high) to fine-tune ``name`` on: those nearest before its steps.
+
+        The denoisers' intervals share out [0, T): a step is answerable for every state from its
+        own timestep down to the next step's.
+
+        Raises:
+            ValueError: unless ``name`` owns one stretch of the trajectory.
+        """
+        owned = [i for i, owner in enumerate(self.steps) if owner == name]
+        if not owned or len(owned) != owned[-1] - owned[0] + 1:
+            raise ValueError(f"{name} does not own one stretch of the allocation {self}")
+        high = num_timesteps if owned[0] == 0 else timesteps[owned[0]] + 1
+        low = 0 if owned[-1] == len(self) - 1 else timesteps[owned[-1] + 1] + 1
+        return low, high
+
     def cost(self, costs: Mapping[str, float]) -> float:
         """Cost of one trajectory, given the cost of one step of each denoiser (any unit)."""
         return sum(costs[name] for name in self.steps)

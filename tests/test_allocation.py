@@ -258,6 +258,15 @@ def test_switches_must_ascend_and_be_one_fewer_than_denoisers(switches):
         Allocation.from_switch_snr(["S", "B", "XL"], switches, [0.0])
 
 
+def test_the_intervals_of_an_allocation_share_out_the_timesteps():
+    timesteps = samplers.create("ddim", 10, "ddpm-linear").timesteps  # 999, 888, ..., 0
+    allocation = Allocation.from_fractions({"S": 0.5, "B": 0.3, "XL": 0.2}, 10)
+    intervals = [allocation.interval(name, timesteps) for name in ("S", "B", "XL")]
+    assert intervals == [(445, 1000), (112, 445), (0, 112)]
+    with pytest.raises(ValueError, match="S does not own one stretch"):
+        Allocation.explicit("SLSL").interval("S", [3, 2, 1, 0])
+
+
 @pytest.mark.parametrize("parts, resolution, count", [(3, 10, 66), (2, 10, 11), (4, 5, 56)])
 def test_the_simplex_lists_every_composition_once(parts, resolution, count):
     points = simplex(parts, resolution)

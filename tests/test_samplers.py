@@ -9,7 +9,7 @@ import torch
 import samplers
 from samplers import Guidance, NoiseSchedule
 from samplers.dpm_solver import group_orders
-from samplers.loss import training_losses
+from samplers.loss import draw_timesteps, training_losses
 from samplers.spacing import equal_parts, grid, trailing_inclusive, visits
 from tests import gaussian, golden
 
@@ -305,6 +305,7 @@ def test_guidance_scale_1_evaluates_the_conditional_half_only():
             "exact_curvature=true needs .*order=3",
         ),
         (lambda: samplers.create("pndm", 9, LINEAR, history="x"), "unknown; known: keep, restart"),
+        (lambda: samplers.create("ddpm", 9, LINEAR, fallback="x"), "fallback='x' .*refuse, fixed-"),
         (lambda: NoiseSchedule.create("cosine"), "unknown noise schedule 'cosine'.*ddpm-linear"),
         (lambda: Guidance(-1.0), "guidance.scale=-1"),
     ],
@@ -318,6 +319,32 @@ def test_learned_range_without_learned_sigma_says_what_to_use():
     sampler = samplers.create("ddpm", steps=5, schedule=LINEAR)
     with pytest.raises(ValueError, match="fixed-small"):
         sampler(lambda x, i: x, torch.zeros(1, 4, 2, 2), noise=lambda i: torch.zeros(1, 4, 2, 2))
+
+
+@pytest.mark.parametrize("fallback", ["fixed-small", "fixed-large"])
+def test_denoisers_with_and_without_learned_variance_take_turns(fallback):
+    """Every step has the variance that its denoiser's outputs allow, whatever the others are."""
+    x, y = golden_start(), torch.tensor([3, 7])
+    noises = torch.randn(10, *x.shape, generator=torch.Generator().manual_seed(0))
+
+    def states(channels, **options):
+        sampler = samplers.create("ddpm", 10, LINEAR, **options)
+        kept = [x]
+        sampler(
+            # From the same state at every step, so that steps can be compared one by one.
+            lambda _, i: golden.analytic_denoiser(x, sampler.timesteps[i], y)[:, : channels(i)],
+            x,
+            noise=lambda step: noises[step],
+            callback=lambda step, t, x, x_0: kept.append(x),
+        )
+        return kept
+
+    mixed = states(lambda i: 8 if i < 5 else 4, fallback=fallback)
+    learned, fixed = states(lambda i: 8), states(lambda i: 4, variance=fallback)
+    assert all(torch.equal(mixed[i], learned[i]) for i in range(6))
+    assert not torch.equal(mixed[6], learned[6])
+    again = states(lambda i: 4, fallback=fallback)
+    assert all(torch.equal(one, other) for one, other in zip(again, fixed, strict=True))
 
 
 def test_time_uniform_ends_at_zero_and_has_one_more_time_than_steps():
@@ -469,3 +496,28 @@ def dtype_is(x, dtype):
 
 def golden_start():
     return torch.from_numpy(golden.normal("input:samplers", (2, 4, 8, 8)))
+
+
+def test_training_timesteps_are_uniform_over_their_interval():
+    def draw(interval, count=50_000):
+        return draw_timesteps(count, 1000, torch.Generator().manual_seed(0), interval)
+
+    plain = torch.randint(0, 1000, (50,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(draw(None, 50), plain) and torch.equal(draw((0, 1000), 50), plain)
+    counts = draw((300, 310)).bincount(minlength=1000)
+    assert counts[300:310].sum() == 50_000 and (counts[300:310] - 5000).abs().max() < 400
+
+
+@pytest.mark.parametrize("interval", [(500, 500), (600, 500), (-1, 10), (0, 1001)])
+def test_an_interval_without_timesteps_is_refused(interval):
+    with pytest.raises(ValueError, match=r"train.interval=\[-?\d+, \d+\] must be timesteps"):
+        draw_timesteps(1, 1000, torch.Generator(), interval)
+
+
+def test_the_loss_of_a_denoiser_without_learned_sigma_is_its_squared_error():
+    fixture = tensors("train_losses_a")
+    output = golden.normal("input:output", fixture["noise"].shape)
+    losses = training_losses(
+        torch.from_numpy(output), fixture["x_start"], fixture["noise"], fixture["t"], LINEAR
+    )
+    assert torch.equal(losses["loss"], losses["mse"]) and losses["vb"].abs().sum() == 0

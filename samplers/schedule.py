@@ -11,29 +11,40 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """A discrete variance-preserving noise schedule, float64 throughout.
+    """A discrete noise schedule in variance-preserving coordinates, float64 throughout.
 
     q(x_t | x_0) = N(sqrt(alphas_cumprod[t]) x_0, (1 - alphas_cumprod[t]) I), t = 0..T-1
-    (Ho et al. 2020, eq. 4). Tables are float64 and are cast only where they meet a float32 state,
-    as in the reference implementations.
+    (Ho et al. 2020, eq. 4). Whatever its networks were trained on can be brought into this form by
+    scaling the state; samplers walk in it. Tables are float64 and are cast only where they meet a
+    float32 state, as in the reference implementations.
 
     Attributes:
         name: for messages and for comparing the schedules of two denoisers.
         betas: (T,) float64, each in (0, 1).
+        norm: (T,) float64, sqrt(alpha^2 + sigma^2) of the states that its networks are shown, if
+            that is not 1 throughout.
     """
 
     name: str
     betas: Tensor
+    norm: Tensor | None = None
 
     @classmethod
     def create(cls, name: str, num_timesteps: int = 1000) -> "NoiseSchedule":
-        """The published schedule of that name: ``ddpm-linear``, ``ldm`` or ``stable-diffusion``.
+        """The published schedule of that name.
+
+        ``ddpm-linear`` (DiT), ``ldm``, ``stable-diffusion`` (U-ViT too), or ``rectified-flow``:
+        x_t = (1 - s) x_0 + s epsilon with s = (t + 1/2) / T, so that a network that counts T s has
+        a ``timestep_offset`` of 1/2.
 
         Raises:
             ValueError: for an unknown name, listing the known ones.
         """
+        if name == "rectified-flow":
+            return cls._rectified_flow(num_timesteps)
         if name not in _ENDPOINTS:
-            raise ValueError(f"unknown noise schedule {name!r}; known: {', '.join(_ENDPOINTS)}")
+            known = ", ".join([*_ENDPOINTS, "rectified-flow"])
+            raise ValueError(f"unknown noise schedule {name!r}; known: {known}")
         first, last, space = _ENDPOINTS[name]
         # numpy's linspace, because the references use it and torch's rounds differently.
         if space == "beta":
@@ -42,6 +53,14 @@ class NoiseSchedule:
         else:
             betas = np.linspace(first**0.5, last**0.5, num_timesteps) ** 2
         return cls(name, torch.from_numpy(betas))
+
+    @classmethod
+    def _rectified_flow(cls, num_timesteps: int) -> "NoiseSchedule":
+        sigma = (np.arange(num_timesteps) + 0.5) / num_timesteps
+        norm = np.hypot(1 - sigma, sigma)
+        alphas_cumprod = ((1 - sigma) / norm) ** 2
+        betas = 1 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]])
+        return cls("rectified-flow", torch.from_numpy(betas), torch.from_numpy(norm))
 
     @property
     def num_timesteps(self) -> int:
@@ -70,6 +89,12 @@ class NoiseSchedule:
         log_alpha = np.interp(times, np.arange(self.num_timesteps), self.log_alpha)
         log_sigma = 0.5 * np.log(-np.expm1(2 * log_alpha))
         return np.exp(log_alpha), np.exp(log_sigma), log_alpha - log_sigma
+
+    def norm_at(self, times: Sequence[float]) -> np.ndarray:
+        """``norm`` at fractional timesteps, float64 (len(times),)."""
+        if self.norm is None:
+            return np.ones(len(times))
+        return np.interp(times, np.arange(self.num_timesteps), self.norm.numpy())
 
     def log_snr(self, times: Sequence[float]) -> list[float]:
         """log(alpha^2 / sigma^2) at fractional timesteps."""

@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models import DenoiserSpec
 from samplers import NoiseSchedule
+from samplers.prediction import convert
 
 STD = 0.5
 
@@ -33,3 +35,34 @@ def spread(schedule: NoiseSchedule, t: float) -> float:
 def start(dtype: torch.dtype = torch.float64) -> Tensor:
     """(4, 1, 2, 2) standard normal."""
     return torch.randn(4, 1, 2, 2, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+class Denoiser:
+    """The closed-form denoiser as a network trained on one schedule: ``(x, t, y)`` and a ``spec``.
+
+    Its answer is exact for the noise level that ``t`` means to it, whatever x really is.
+    """
+
+    def __init__(self, schedule: str, prediction_type: str = "epsilon", **facts):
+        self.spec = DenoiserSpec(
+            latent_shape=(1, 2, 2),
+            num_classes=10,
+            null_label=10,
+            prediction_type=prediction_type,
+            learn_sigma=False,
+            schedule=schedule,
+            **facts,
+        )
+        self.schedule = NoiseSchedule.create(schedule)
+        self.asked: list[float] = []
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        self.asked.append(t[0].item())
+        if self.spec.schedule == "rectified-flow":
+            sigma = t[0].item() / 1000
+            alpha = 1 - sigma
+        else:
+            t = t[:1].numpy() - self.spec.timestep_offset
+            alpha, sigma, _ = (float(value[0]) for value in self.schedule.at(t))
+        answer = epsilon(x, alpha, sigma)
+        return convert(answer, x, alpha, sigma, "epsilon", self.spec.prediction_type)

@@ -59,7 +59,12 @@ class Guidance:
         return torch.cat([epsilon, conditional[:, guided:]], dim=1)
 
     def __call__(
-        self, denoiser: Callable[..., Tensor], x: Tensor, t: Tensor, y: Tensor, null: int | Tensor
+        self,
+        denoiser: Callable[..., Tensor],
+        x: Tensor,
+        t: Tensor,
+        y: Tensor,
+        null_label: int | Tensor,
     ) -> Tensor:
         """One prediction guided by the same denoiser; both halves go through in one batch.
 
@@ -67,11 +72,10 @@ class Guidance:
             denoiser: (x, t, y) -> (B, C or 2C, H, W).
             x: (B, C, H, W) noisy latents; t: (B,) timesteps.
             y: (B,) labels, or (B, D) embeddings of them.
-            null: the denoiser's label for "no class", or (B, D) embeddings.
+            null_label: the denoiser's label for "no class", or (B, D) embeddings.
         """
         if self.scale == 1:
             return denoiser(x, t, y)
-        if isinstance(null, int):
-            null = torch.full_like(y, null)
+        null = torch.full_like(y, null_label) if isinstance(null_label, int) else null_label
         output = denoiser(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null]))
         return self.combine(*output.chunk(2))

@@ -18,9 +18,9 @@ LINEAR, SD = "ddpm-linear", "stable-diffusion"
 HALVES = Allocation.from_fractions({"first": 0.5, "second": 0.5}, 50)
 
 
-def error(frame, first, second, aligned=True, name="dpm_solver", **options):
+def error(frame, first, second, aligned=True):
     """Relative distance of a stitched trajectory's end from the exact one."""
-    sampler = samplers.create(name, 50, frame, **options)
+    sampler = samplers.create("dpm_solver", 50, frame, spacing="log-snr")
     x = gaussian.start()
     trajectory = Trajectory(
         {"first": first, "second": second},
@@ -41,12 +41,10 @@ def error(frame, first, second, aligned=True, name="dpm_solver", **options):
 def test_a_stitch_across_schedules_ends_where_one_schedule_does_if_aligned(frame, order):
     first, second = (gaussian.Denoiser(schedule) for schedule in order)
     single = error(frame, gaussian.Denoiser(frame), gaussian.Denoiser(frame))
-    assert single < 5e-3
-    if frame == SD or order == (LINEAR, SD):
-        # Linear reaches every log-SNR of Stable Diffusion's; the other way round the cleanest
-        # states are seen as a little noisier than they are.
-        assert error(frame, first, second) < single + 5e-3
-    assert error(frame, first, second, aligned=False) > 20 * max(single, 1e-3)
+    assert single < 3e-3
+    # On the linear schedule, Stable Diffusion's denoiser is asked beyond its own ends as well.
+    assert error(frame, first, second) < 1.5 * single
+    assert error(frame, first, second, aligned=False) > 10 * single
 
 
 def test_on_stable_diffusions_schedule_alignment_is_exact():
@@ -73,9 +71,10 @@ def test_a_rectified_flow_is_shown_the_rescaled_state():
     schedule = NoiseSchedule.create("rectified-flow")
     for view in views(flow.spec, NoiseSchedule.create(LINEAR), [900.0, 500.0, 100.0]):
         sigma = view.t / 1000
-        np.testing.assert_allclose(view.own, (1 - sigma, sigma), rtol=1e-5)
-        assert view.scale == pytest.approx(np.hypot(1 - sigma, sigma), rel=1e-5)
-    assert schedule.at([499.5])[2][0] == pytest.approx(0, abs=1e-6)  # half signal, half noise
+        # Between whole timesteps log(alpha) is interpolated.
+        np.testing.assert_allclose(view.own, (1 - sigma, sigma), rtol=1e-3)
+        assert view.scale == pytest.approx(np.hypot(1 - sigma, sigma), rel=1e-3)
+    assert schedule.at([499.5])[2][0] == pytest.approx(0, abs=1e-5)  # half signal, half noise
 
 
 def test_the_same_log_snr_is_another_timestep():

@@ -53,9 +53,7 @@ class Job:
     @property
     def networks(self) -> list[str]:
         """The denoisers evaluated for one image, in order, as often as they are."""
-        log_snr = self.sampler.schedule.log_snr(self.sampler.timesteps)
-        steps = stitch.evaluations(self.allocation, self.guidance, log_snr)
-        return [name for step in steps for name in step]
+        return evaluated(self.sampler, self.allocation, self.guidance)
 
     def cost(self) -> dict[str, float]:
         """What one image costs: network evaluations, multiply-accumulates of the networks."""
@@ -103,10 +101,7 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
     if config.alignment not in ALIGNMENTS:
         raise UserError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
     check_fit(zoo.denoisers, allocation, len(sampler.timesteps), guidance, sampler.schedule)
-    log_snr = sampler.schedule.log_snr(sampler.timesteps)
-    networks = dict.fromkeys(
-        name for step in stitch.evaluations(allocation, guidance, log_snr) for name in step
-    )
+    networks = dict.fromkeys(evaluated(sampler, allocation, guidance))
     if not allocation.switches and "history" in settings:
         settings["history"] = "keep"  # no other denoiser's history to restart from
     run = {
@@ -121,7 +116,8 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
     }
     if sampler.schedule.name != zoo.schedule:
         run["schedule"] = sampler.schedule.name
-    if config.alignment != "log-snr":
+    foreign = [n for n in networks if zoo.denoisers[n].spec.schedule != sampler.schedule.name]
+    if foreign and config.alignment != "log-snr":
         run["alignment"] = config.alignment
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(run)
     return Job(
@@ -136,6 +132,13 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         config.batch_size,
         ShardFolder(path, run, config.shard_size),
     )
+
+
+def evaluated(sampler, allocation: stitch.Allocation, guidance: samplers.Guidance) -> list[str]:
+    """The denoisers evaluated for one image, in order, as often as they are."""
+    log_snr = sampler.schedule.log_snr(sampler.timesteps)
+    steps = stitch.evaluations(allocation, guidance, log_snr)
+    return [name for step in steps for name in step]
 
 
 def allocate(config: DictConfig, zoo: models.Zoo, sampler) -> stitch.Allocation:

@@ -53,7 +53,7 @@ def sample_missing(job: jobs.Job, description: str | None = None) -> int:
     total = sum(len(folder.indices(shard, job.num_images)) for shard in shards)
     if not total:
         return 0
-    for name in set(job.networks):
+    for name in dict.fromkeys(job.networks):
         job.zoo.denoisers[name]  # loaded here so that it is not timed
     with tqdm(
         total=total,

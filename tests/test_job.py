@@ -71,7 +71,7 @@ def test_settings_that_change_the_pixels_are_in_the_run(zoo):
         ("guidance=interval",),
         ("guidance.steps=[0,10]",),
         ("schedule=stable-diffusion",),
-        ("alignment=timestep",),
+        ("schedule=stable-diffusion", "alignment=timestep"),
         ("allocation=interleave",),
         ("sampler=dpm_solver",),
         ("sampler=dpm_solver", "sampler.history=restart"),
@@ -88,6 +88,7 @@ def test_settings_that_change_the_pixels_are_in_the_run(zoo):
 def test_settings_that_do_not_change_the_pixels_are_not(zoo):
     alike = [
         [(), ("sampler.spacing=trailing-inclusive",), ("schedule=ddpm-linear",)],
+        [(), ("alignment=timestep",)],
         [("guidance.scale=1",), ("guidance=autoguidance", "guidance.scale=1")],
         [
             ("sampler=dpm_solver", "allocation.small=1"),

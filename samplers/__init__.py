@@ -2,30 +2,51 @@
 
 import dataclasses
 
+from samplers import dpm_solver, heun, spacing
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
-from samplers.dpm_solver import DPMSolverPP
+from samplers.dpm_solver import DPMSolver
 from samplers.guidance import Guidance
+from samplers.heun import Heun
+from samplers.pndm import PNDM
 from samplers.schedule import NoiseSchedule
-from samplers.spacing import time_uniform, trailing_inclusive
 
-__all__ = ["DDIM", "DDPM", "DPMSolverPP", "Guidance", "NoiseSchedule", "create"]
+__all__ = ["DDIM", "DDPM", "PNDM", "DPMSolver", "Guidance", "Heun", "NoiseSchedule", "create"]
 
+
+def _visits(name: str, steps: int, schedule: NoiseSchedule, **_) -> list[int]:
+    return spacing.visits(name, steps, schedule)
+
+
+# name -> (class, default spacing, what turns a spacing's name into timesteps)
 _SAMPLERS = {
-    "ddim": (DDIM, trailing_inclusive),
-    "ddpm": (DDPM, trailing_inclusive),
-    "dpm_solver": (DPMSolverPP, time_uniform),
+    "ddim": (DDIM, "trailing-inclusive", _visits),
+    "ddpm": (DDPM, "trailing-inclusive", _visits),
+    "pndm": (PNDM, "leading", _visits),
+    "heun": (Heun, "karras", heun.spaced_times),
+    "dpm_solver": (DPMSolver, "time-uniform", dpm_solver.spaced_times),
 }
 
 
-def create(name: str, steps: int, schedule: NoiseSchedule | str, **options):
-    """A sampler with its default spacing.
+def create(
+    name: str,
+    steps: int,
+    schedule: NoiseSchedule | str,
+    spacing: str | list[float] | None = None,
+    **options,
+):
+    """A sampler on a schedule and a list of timesteps.
 
     Args:
-        name: ``ddim`` (option ``eta``), ``ddpm`` (``variance``) or ``dpm_solver`` (``order``,
-            ``lower_order_final``).
-        steps: number of network evaluations per sample (guided evaluations count once).
+        name: ``ddim`` (options ``eta``, ``set_alpha_to_one``), ``ddpm`` (``variance``),
+            ``dpm_solver`` (``order``, ``lower_order_final``, ``algorithm``, ``method``,
+            ``history``), ``pndm`` (``set_alpha_to_one``, ``history``) or ``heun``.
+        steps: number of steps as the sampler's literature counts them: network evaluations
+            (guided ones count once), but for ``pndm``, which has one more, and ``heun``, which has
+            2 steps - 1. ``len(sampler.timesteps)`` is the number of evaluations.
         schedule: the denoisers' noise schedule, or its name.
+        spacing: of the timesteps (see ``samplers.spacing``), or the timesteps themselves; default:
+            the paper's for DDIM and DDPM, the reference's for the others.
 
     Raises:
         ValueError: for an unknown name or option, listing the known ones, or a bad value.
@@ -34,17 +55,28 @@ def create(name: str, steps: int, schedule: NoiseSchedule | str, **options):
         raise ValueError(f"unknown sampler {name!r}; known: {', '.join(_SAMPLERS)}")
     if isinstance(schedule, str):
         schedule = NoiseSchedule.create(schedule)
-    constructor, spacing = _SAMPLERS[name]
-    known = list(constructor.__dataclass_fields__)[2:]
+    constructor, default_spacing, place = _SAMPLERS[name]
+    fields = dataclasses.fields(constructor)[2:]
+    known = [field.name for field in fields]
     unknown = sorted(options.keys() - set(known))
     if unknown:
         raise ValueError(
-            f"sampler {name} has no option {', '.join(unknown)}; known: {', '.join(known)}"
+            f"sampler {name} has no option {', '.join(unknown)}; "
+            f"known: {', '.join([*known, 'spacing'])}"
         )
-    for field in dataclasses.fields(constructor)[2:]:
+    for field in fields:
         value = options.get(field.name, field.default)
         numeric = isinstance(field.default, float) and type(value) in (int, float)
         if not numeric and type(value) is not type(field.default):
             kind = type(field.default).__name__
             raise ValueError(f"sampler.{field.name}={value!r} must be of type {kind}")
-    return constructor(schedule, spacing(steps, schedule.num_timesteps), **options)
+    named = spacing if isinstance(spacing, str) else default_spacing
+    timesteps = place(named, steps, schedule, **options)
+    if isinstance(spacing, list | tuple):
+        if len(spacing) != len(timesteps):
+            raise ValueError(
+                f"sampler.spacing lists {len(spacing)} timesteps; sampler {name} with "
+                f"sampler.steps={steps} needs {len(timesteps)}"
+            )
+        timesteps = list(spacing)
+    return constructor(schedule, timesteps, **options)

@@ -1,29 +1,36 @@
 """DDIM (Song et al. 2021, arXiv 2010.02502)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from samplers.loss import split_output
 from samplers.schedule import NoiseSchedule
+from samplers.spacing import check_timesteps
 
 
 @dataclass(frozen=True, eq=False)
 class DDIM:
     """Denoising diffusion implicit model.
 
+    Latent diffusion's variant is ``spacing=ldm`` with ``set_alpha_to_one=False``.
+
     Attributes:
         schedule: the noise schedule of the denoisers.
         timesteps: descending integers; step i calls ``denoise(x, i)`` at ``timesteps[i]``.
         eta: 0 is deterministic, 1 has DDPM's variance (eq. 16).
+        set_alpha_to_one: whether the last step arrives at clean latents, or else at the noise
+            level of timestep 0 (with noise added there if ``eta`` > 0).
     """
 
     schedule: NoiseSchedule
     timesteps: list[int]
     eta: float = 0.0
+    set_alpha_to_one: bool = True
 
     def __post_init__(self):
+        check_timesteps(self.timesteps, self.schedule, int)
         if not 0 <= self.eta <= 1:
             raise ValueError(f"sampler.eta={self.eta} must be between 0 and 1")
 
@@ -33,6 +40,7 @@ class DDIM:
         x: Tensor,
         noise: Callable[[int], Tensor] | None = None,
         callback: Callable[..., None] | None = None,
+        switches: Collection[int] = (),
     ) -> Tensor:
         """Walk from noise to latents.
 
@@ -41,11 +49,13 @@ class DDIM:
             x: (B, C, H, W) standard normal.
             noise: step -> (B, C, H, W) standard normal; only called if ``eta`` > 0.
             callback: called with ``step, t, x, x_0`` after every step.
+            switches: unused, nothing is remembered from step to step.
 
         Returns:
             (B, C, H, W) latents.
         """
-        process = self.schedule.respaced(self.timesteps)
+        last = 1.0 if self.set_alpha_to_one else self.schedule.alphas_cumprod[0].item()
+        process = self.schedule.respaced(self.timesteps, last)
         alphas = process.alphas_cumprod.tolist()
         alphas_prev = process.alphas_cumprod_prev.tolist()
         variances = process.posterior_variance.tolist()

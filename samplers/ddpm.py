@@ -1,15 +1,17 @@
 """DDPM ancestral sampling (Ho et al. 2020; learned range: Nichol & Dhariwal 2021)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from samplers.loss import learned_range, split_output
 from samplers.schedule import NoiseSchedule
+from samplers.spacing import check_timesteps
 
 VARIANCES = ("learned-range", "fixed-small", "fixed-large")
+FALLBACKS = ("refuse", "fixed-small", "fixed-large")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +23,24 @@ class DDPM:
         timesteps: descending integers; step i calls ``denoise(x, i)`` at ``timesteps[i]``.
         variance: ``learned-range`` reads the denoiser's variance logits; ``fixed-small`` is the
             posterior variance, ``fixed-large`` is beta.
+        fallback: the variance, under ``learned-range``, at the steps of denoisers that predict no
+            variance logits; ``refuse`` has none. The others keep theirs.
     """
 
     schedule: NoiseSchedule
     timesteps: list[int]
     variance: str = "learned-range"
+    fallback: str = "refuse"
 
     def __post_init__(self):
+        check_timesteps(self.timesteps, self.schedule, int)
         if self.variance not in VARIANCES:
             raise ValueError(
                 f"sampler.variance={self.variance!r} is unknown; known: {', '.join(VARIANCES)}"
+            )
+        if self.fallback not in FALLBACKS:
+            raise ValueError(
+                f"sampler.fallback={self.fallback!r} is unknown; known: {', '.join(FALLBACKS)}"
             )
 
     def __call__(
@@ -39,6 +49,7 @@ class DDPM:
         x: Tensor,
         noise: Callable[[int], Tensor],
         callback: Callable[..., None] | None = None,
+        switches: Collection[int] = (),
     ) -> Tensor:
         """Walk from noise to latents.
 
@@ -47,12 +58,14 @@ class DDPM:
             x: (B, C, H, W) standard normal.
             noise: step -> (B, C, H, W) standard normal; not called at the last step.
             callback: called with ``step, t, x, x_0`` after every step.
+            switches: unused, nothing is remembered from step to step.
 
         Returns:
             (B, C, H, W) latents.
 
         Raises:
-            ValueError: if the variance is to be learned and the denoiser predicts none.
+            ValueError: if the variance is to be learned, a denoiser predicts none and there is no
+                fallback.
         """
         process = self.schedule.respaced(self.timesteps)
         alphas = process.alphas_cumprod.tolist()
@@ -61,7 +74,9 @@ class DDPM:
         log_small = process.posterior_log_variance_clipped
         log_large = log_betas.clone()
         log_large[-1] = log_small[-1]
-        fixed = (log_large if self.variance == "fixed-large" else log_small).tolist()
+        learned = self.variance == "learned-range"
+        kind = self.fallback if learned else self.variance
+        fixed = (log_large if kind == "fixed-large" else log_small).tolist()
         log_betas, log_small = log_betas.tolist(), log_small.tolist()
 
         last = len(self.timesteps) - 1
@@ -71,14 +86,14 @@ class DDPM:
             mean = coef1[step] * x_0 + coef2[step] * x
             if step == last:
                 x = mean
-            elif self.variance == "learned-range":
-                if logits is None:
-                    raise ValueError(
-                        "sampler.variance=learned-range needs denoisers with learned sigma; "
-                        "use sampler.variance=fixed-small or fixed-large"
-                    )
+            elif learned and logits is not None:
                 log_variance = learned_range(logits, log_betas[step], log_small[step])
                 x = mean + (0.5 * log_variance).exp() * noise(step)
+            elif kind == "refuse":
+                raise ValueError(
+                    "sampler.variance=learned-range needs denoisers with learned sigma; use "
+                    "sampler.fallback or sampler.variance with fixed-small or fixed-large"
+                )
             else:
                 x = mean + math.exp(0.5 * fixed[step]) * noise(step)
             if callback:

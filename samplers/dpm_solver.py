@@ -1,37 +1,75 @@
-"""DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095): second-order multistep in data prediction."""
+"""DPM-Solver (Lu et al. 2022, arXiv 2206.00927) and DPM-Solver++ (arXiv 2211.01095)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from samplers.loss import split_output
 from samplers.schedule import NoiseSchedule
+from samplers.spacing import check_steps, check_timesteps, equal_parts, grid
+
+ALGORITHMS = ("dpmsolver++", "dpmsolver")
+METHODS = ("multistep", "singlestep")
+HISTORIES = ("keep", "restart")
 
 
 @dataclass(frozen=True, eq=False)
-class DPMSolverPP:
-    """DPM-Solver++(2M).
+class DPMSolver:
+    """Exponential integrators of the probability flow, orders 1 to 3.
+
+    Both solvers are one scheme. With lambda = log(alpha / sigma), DPM-Solver++ integrates the
+    prediction m = x_0 of x / sigma, DPM-Solver m = epsilon of x / alpha, so that either step is
+
+        x_t = (a_t / a_s) x_s - b_t (exp(h) - 1) (m_s + phi_2 m'_s + phi_3 m''_s),
+        h = mu_t - mu_s,  phi_2 = 1 / h - 1 / e1,  phi_3 = phi_2 / h - 1 / (2 e1),  e1 = exp(h) - 1
+
+    with (a, b, mu) = (sigma, alpha, -lambda) for DPM-Solver++ and (alpha, sigma, lambda) for
+    DPM-Solver; m' and m'' are finite differences over h. Like the reference code's, the second
+    order has phi_2 = 1/2 (its solver type ``dpmsolver``).
 
     Attributes:
         schedule: the noise schedule of the denoisers.
         times: descending fractional timesteps, one more than there are steps; the last is where
-            sampling stops. Step i calls ``denoise(x, i)`` at ``times[i]``.
-        order: 1 (which is DDIM) or 2.
-        lower_order_final: first order at the last step if there are fewer than 10 steps, as the
-            reference implementation does (its documentation says 15).
+            sampling stops. Step i, one network evaluation, calls ``denoise(x, i)`` at ``times[i]``.
+        order: 1 (which is DDIM), 2 or 3.
+        lower_order_final: (multistep) take the last steps with orders ..., 2, 1 if there are fewer
+            than 10, as the reference code does (its documentation says 15).
+        algorithm: ``dpmsolver++`` or ``dpmsolver``.
+        method: ``multistep`` takes differences with earlier steps, ``singlestep`` with evaluations
+            inside groups of ``order`` steps (the last groups are smaller, so that none is left).
+        history: (multistep) at the first step of another denoiser ``keep`` the predictions of the
+            one before or ``restart`` without them, at order 1.
+        exact_curvature: (multistep, order 3) take m'' as twice the second divided difference,
+            which it is, and converge with order 3. The reference code (and diffusers) takes it
+            once, and converges with order 2.
     """
 
     schedule: NoiseSchedule
     times: list[float]
     order: int = 2
     lower_order_final: bool = True
+    algorithm: str = "dpmsolver++"
+    method: str = "multistep"
+    history: str = "keep"
+    exact_curvature: bool = False
 
     def __post_init__(self):
-        if self.order not in (1, 2):
-            raise ValueError(f"sampler.order={self.order} must be 1 or 2")
+        check_timesteps(self.times, self.schedule, float)
+        check_order(self.order)
+        for setting, known in (
+            ("algorithm", ALGORITHMS), ("method", METHODS), ("history", HISTORIES),
+        ):  # fmt: skip
+            if getattr(self, setting) not in known:
+                value = getattr(self, setting)
+                raise ValueError(f"sampler.{setting}={value!r} is unknown; known: {known}")
+        if self.exact_curvature and (self.method, self.order) != ("multistep", 3):
+            raise ValueError(
+                "sampler.exact_curvature=true needs sampler.method=multistep and sampler.order=3"
+            )
+        if self.method == "singlestep" and self.history == "restart":
+            raise ValueError("sampler.history=restart needs sampler.method=multistep")
 
     @property
     def timesteps(self) -> list[float]:
@@ -44,6 +82,7 @@ class DPMSolverPP:
         x: Tensor,
         noise: Callable[[int], Tensor] | None = None,
         callback: Callable[..., None] | None = None,
+        switches: Collection[int] = (),
     ) -> Tensor:
         """Walk from noise to latents.
 
@@ -51,37 +90,110 @@ class DPMSolverPP:
             denoise: (x, step) -> (B, C, H, W) epsilon, variance logits behind it are ignored.
             x: (B, C, H, W) standard normal.
             noise: unused, the solver is deterministic.
-            callback: called with ``step, t, x, x_0`` after every step.
+            callback: called with ``step, t, x, x_0`` after every step; inside a group of
+                ``singlestep`` x is the point of the next evaluation.
+            switches: the steps whose denoiser is not the step before's.
 
         Returns:
             (B, C, H, W) latents at ``times[-1]``.
         """
-        alpha, sigma, half_log_snr = self._tables()
-        steps = len(self.times) - 1
-        previous = None
+        alpha, sigma, half_log_snr = (table.tolist() for table in self.schedule.at(self.times))
+        plus = self.algorithm == "dpmsolver++"
+        a, b = (sigma, alpha) if plus else (alpha, sigma)
+        mu = [-value for value in half_log_snr] if plus else half_log_snr
+        advance = self._multistep if self.method == "multistep" else self._singlestep()
+        past = []  # (x, prediction) of the steps so far that may still matter
         for step, t in enumerate(self.timesteps):
             epsilon, _ = split_output(denoise(x, step), x.shape[1])
             x_0 = (x - sigma[step] * epsilon) / alpha[step]
-            h = half_log_snr[step + 1] - half_log_snr[step]
-            # Algorithm 2 of the paper: extrapolate x_0 from this and the previous prediction.
-            extrapolated = x_0
-            if previous is not None and not self._first_order(step, steps):
-                r = (half_log_snr[step] - half_log_snr[step - 1]) / h
-                extrapolated = x_0 + (x_0 - previous) / (2 * r)
-            x = sigma[step + 1] / sigma[step] * x - alpha[step + 1] * math.expm1(-h) * extrapolated
-            previous = x_0
+            if self.history == "restart" and step in switches:
+                past.clear()
+            past.append((x, x_0 if plus else epsilon))
+            x = advance(step, past, a, b, mu)
             if callback:
                 callback(step=step, t=t, x=x, x_0=x_0)
         return x
 
-    def _first_order(self, step: int, steps: int) -> bool:
-        lowered = self.lower_order_final and steps < 10 and step == steps - 1
-        return self.order == 1 or lowered
+    def _multistep(self, step: int, past: list, a: list, b: list, mu: list) -> Tensor:
+        """The state after ``step`` from the predictions at this and the steps before it."""
+        steps = len(self.times) - 1
+        order = min(self.order, len(past))
+        if self.lower_order_final and steps < 10:
+            order = min(order, steps - step)
+        del past[: -self.order]
+        (x, m), h = past[-1], mu[step + 1] - mu[step]
+        e1 = math.expm1(h)
+        extrapolated = m
+        if order > 1:
+            r_0 = (mu[step] - mu[step - 1]) / h
+        if order == 2:
+            extrapolated = m + (m - past[-2][1]) / (2 * r_0)
+        if order == 3:
+            r_1 = (mu[step - 1] - mu[step - 2]) / h
+            first, before = (m - past[-2][1]) / r_0, (past[-2][1] - past[-3][1]) / r_1
+            second = (first - before) / (r_0 + r_1)
+            curvature = 2 if self.exact_curvature else 1
+            phi_2 = 1 / h - 1 / e1
+            phi_3 = phi_2 / h - 1 / (2 * e1)
+            extrapolated = m + phi_2 * (first + r_0 * second) + curvature * phi_3 * second
+        return a[step + 1] / a[step] * x - b[step + 1] * e1 * extrapolated
 
-    def _tables(self) -> tuple[list[float], list[float], list[float]]:
-        """alpha, sigma and half-log-SNR at ``times``: log(alpha) is interpolated linearly in t."""
-        log_alpha = 0.5 * np.log(self.schedule.alphas_cumprod.numpy())
-        log_alpha = np.interp(self.times, np.arange(len(log_alpha)), log_alpha)
-        log_sigma = 0.5 * np.log(-np.expm1(2 * log_alpha))
-        half_log_snr = log_alpha - log_sigma
-        return np.exp(log_alpha).tolist(), np.exp(log_sigma).tolist(), half_log_snr.tolist()
+    def _singlestep(self) -> Callable[..., Tensor]:
+        """An ``advance`` that starts every group of steps afresh."""
+        orders = group_orders(len(self.times) - 1, self.order)
+        order_at = [order for order in orders for _ in range(order)]
+        start_at = [sum(orders[:g]) for g, order in enumerate(orders) for _ in range(order)]
+
+        def advance(step: int, past: list, a: list, b: list, mu: list) -> Tensor:
+            start = start_at[step]
+            del past[: start - step - 1]
+            (x, m), h = past[0], mu[step + 1] - mu[start]
+            e1 = math.expm1(h)
+            extrapolated = m
+            if step > start:
+                phi_2 = 1 / 2 if order_at[step] == 2 else 1 / h - 1 / e1
+                extrapolated = m + phi_2 * h / (mu[step] - mu[start]) * (past[-1][1] - m)
+            return a[step + 1] / a[start] * x - b[step + 1] * e1 * extrapolated
+
+        return advance
+
+
+def spaced_times(
+    spacing: str,
+    steps: int,
+    schedule: NoiseSchedule,
+    method: str = "multistep",
+    order: int = 2,
+    **_,
+) -> list[float]:
+    """The ``steps`` + 1 times of a spacing (see ``spacing.grid``).
+
+    In log-SNR, the reference code makes the *groups* of singlestep equally long, even if the last
+    are of lower order.
+    """
+    check_steps(steps, 1, schedule.num_timesteps)
+    progress = equal_parts(steps)
+    if method == "singlestep" and spacing == "log-snr":
+        check_order(order)
+        orders = group_orders(steps, order)
+        starts = [(g + i / o) / len(orders) for g, o in enumerate(orders) for i in range(o)]
+        progress = [*starts, 1.0]
+    return grid(spacing, progress, schedule)
+
+
+def check_order(order: int) -> None:
+    """Raise ValueError unless a solver of that order exists."""
+    if order not in (1, 2, 3):
+        raise ValueError(f"sampler.order={order} must be 1, 2 or 3")
+
+
+def group_orders(steps: int, order: int) -> list[int]:
+    """The orders of singlestep's groups, which sum to ``steps`` ("fast" in DPM-Solver's paper).
+
+    As many groups of ``order`` as fit; the rest is one group, except that order 3 ends with 2, 1
+    if nothing is left over.
+    """
+    groups, rest = divmod(steps, order)
+    if order == 3 and rest == 0:
+        return [3] * (groups - 1) + [2, 1]
+    return [order] * groups + [rest] * (rest > 0)

@@ -1,6 +1,7 @@
 """The training loss of learned-range diffusion models (Nichol & Dhariwal 2021; DiT)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +32,30 @@ def training_losses(
         return {"loss": mse, "mse": mse, "vb": torch.zeros_like(mse)}
     vb = variational_bound(epsilon.detach(), logits, x_0, noise, t, schedule)
     return {"loss": mse + vb, "mse": mse, "vb": vb}
+
+
+def draw_timesteps(
+    count: int,
+    num_timesteps: int,
+    generator: torch.Generator,
+    interval: Sequence[int] | None = None,
+) -> Tensor:
+    """(count,) int64 training timesteps, uniform over [0, T) or over a part of it.
+
+    Args:
+        interval: (low, high), low included and high not: to fine-tune a denoiser on the part of
+            the trajectory that an allocation gives it (``stitch.Allocation.interval``).
+
+    Raises:
+        ValueError: if the interval has no timestep or leaves [0, T).
+    """
+    low, high = (0, num_timesteps) if interval is None else interval
+    if not 0 <= low < high <= num_timesteps:
+        raise ValueError(
+            f"train.interval=[{low}, {high}] must be timesteps with 0 <= low < high <= "
+            f"{num_timesteps}"
+        )
+    return torch.randint(low, high, (count,), generator=generator)
 
 
 def split_output(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LABEL, _INITIAL, _FIRST_STEP = 0, 1, 2
+_LABEL, _INITIAL, _FIRST_STEP, _EMBEDDING = 0, 1, 2, 2**32
 
 
 def random_labels(seed: int, indices: range | list[int], num_classes: int) -> Tensor:
@@ -26,6 +26,14 @@ def initial_noise(seed: int, indices: range | list[int], shape: tuple[int, ...])
 def step_noise(seed: int, indices: range | list[int], shape: tuple[int, ...], step: int) -> Tensor:
     """(B, *shape) float32 standard normal: what stochastic samplers add at ``step``."""
     return _normal(seed, indices, shape, _FIRST_STEP + step)
+
+
+def random_embedding(seed: int, indices: range | list[int], width: int) -> Tensor:
+    """(B, width) float32 uniform in [0, 1): what the paper's LDM has for "no class"."""
+    draws = [
+        _generator(seed, index, _EMBEDDING).random(width, dtype=np.float32) for index in indices
+    ]
+    return torch.from_numpy(np.stack(draws))
 
 
 def _normal(seed, indices, shape, purpose) -> Tensor:

@@ -1,5 +1,6 @@
 """Noise schedules: from betas to everything a sampler looks up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,29 +11,40 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """A discrete variance-preserving noise schedule, float64 throughout.
+    """A discrete noise schedule in variance-preserving coordinates, float64 throughout.
 
     q(x_t | x_0) = N(sqrt(alphas_cumprod[t]) x_0, (1 - alphas_cumprod[t]) I), t = 0..T-1
-    (Ho et al. 2020, eq. 4). Tables are float64 and are cast only where they meet a float32 state,
-    as in the reference implementations.
+    (Ho et al. 2020, eq. 4). Whatever its networks were trained on can be brought into this form by
+    scaling the state; samplers walk in it. Tables are float64 and are cast only where they meet a
+    float32 state, as in the reference implementations.
 
     Attributes:
         name: for messages and for comparing the schedules of two denoisers.
         betas: (T,) float64, each in (0, 1).
+        norm: (T,) float64, sqrt(alpha^2 + sigma^2) of the states that its networks are shown, if
+            that is not 1 throughout.
     """
 
     name: str
     betas: Tensor
+    norm: Tensor | None = None
 
     @classmethod
     def create(cls, name: str, num_timesteps: int = 1000) -> "NoiseSchedule":
-        """The published schedule of that name: ``ddpm-linear``, ``ldm`` or ``stable-diffusion``.
+        """The published schedule of that name.
+
+        ``ddpm-linear`` (DiT), ``ldm``, ``stable-diffusion`` (U-ViT too), or ``rectified-flow``:
+        x_t = (1 - s) x_0 + s epsilon with s = (t + 1/2) / T, so that a network that counts T s has
+        a ``timestep_offset`` of 1/2.
 
         Raises:
             ValueError: for an unknown name, listing the known ones.
         """
+        if name == "rectified-flow":
+            return cls._rectified_flow(num_timesteps)
         if name not in _ENDPOINTS:
-            raise ValueError(f"unknown noise schedule {name!r}; known: {', '.join(_ENDPOINTS)}")
+            known = ", ".join([*_ENDPOINTS, "rectified-flow"])
+            raise ValueError(f"unknown noise schedule {name!r}; known: {known}")
         first, last, space = _ENDPOINTS[name]
         # numpy's linspace, because the references use it and torch's rounds differently.
         if space == "beta":
@@ -41,6 +53,14 @@ class NoiseSchedule:
         else:
             betas = np.linspace(first**0.5, last**0.5, num_timesteps) ** 2
         return cls(name, torch.from_numpy(betas))
+
+    @classmethod
+    def _rectified_flow(cls, num_timesteps: int) -> "NoiseSchedule":
+        sigma = (np.arange(num_timesteps) + 0.5) / num_timesteps
+        norm = np.hypot(1 - sigma, sigma)
+        alphas_cumprod = ((1 - sigma) / norm) ** 2
+        betas = 1 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]])
+        return cls("rectified-flow", torch.from_numpy(betas), torch.from_numpy(norm))
 
     @property
     def num_timesteps(self) -> int:
@@ -56,15 +76,49 @@ class NoiseSchedule:
         """(T,) float64: lambda_t = log(alpha_t / sigma_t) = logit(alphas_cumprod) / 2."""
         return torch.logit(self.alphas_cumprod) / 2
 
-    def respaced(self, timesteps: list[int]) -> "Respaced":
+    @cached_property
+    def log_alpha(self) -> np.ndarray:
+        """(T,) float64: log of the signal's scale, log(alphas_cumprod) / 2."""
+        return 0.5 * np.log(self.alphas_cumprod.numpy())
+
+    def at(self, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """alpha, sigma and half-log-SNR at fractional timesteps, float64 (len(times),) each.
+
+        log(alpha) is interpolated linearly in t (Lu et al. 2022, DPM-Solver, app. D.4).
+        """
+        log_alpha = np.interp(times, np.arange(self.num_timesteps), self.log_alpha)
+        log_sigma = 0.5 * np.log(-np.expm1(2 * log_alpha))
+        return np.exp(log_alpha), np.exp(log_sigma), log_alpha - log_sigma
+
+    def norm_at(self, times: Sequence[float]) -> np.ndarray:
+        """``norm`` at fractional timesteps, float64 (len(times),)."""
+        if self.norm is None:
+            return np.ones(len(times))
+        return np.interp(times, np.arange(self.num_timesteps), self.norm.numpy())
+
+    def log_snr(self, times: Sequence[float]) -> list[float]:
+        """log(alpha^2 / sigma^2) at fractional timesteps."""
+        return (2 * self.at(times)[2]).tolist()
+
+    def time_at(self, half_log_snr: np.ndarray) -> np.ndarray:
+        """The fractional timesteps with these half-log-SNRs, the inverse of ``at``; float64.
+
+        Values that the schedule does not reach become its nearest end, 0 or T - 1.
+        """
+        log_alpha = -0.5 * np.logaddexp(0, -2 * np.asarray(half_log_snr))
+        ascending = self.log_alpha[::-1]
+        return np.interp(log_alpha, ascending, np.arange(self.num_timesteps)[::-1])
+
+    def respaced(self, timesteps: list[int], last: float = 1.0) -> "Respaced":
         """The shorter process that visits only ``timesteps`` (Nichol & Dhariwal 2021, sec. 4).
 
         Args:
             timesteps: distinct integers in [0, T), descending: the order of sampling.
+            last: ``alphas_cumprod`` of the state that the last step arrives at; 1 is clean.
         """
         kept = torch.tensor(timesteps)
         alphas_cumprod = self.alphas_cumprod[kept]
-        previous = torch.cat([alphas_cumprod[1:], torch.ones(1, dtype=torch.float64)])
+        previous = torch.cat([alphas_cumprod[1:], torch.tensor([last], dtype=torch.float64)])
         return Respaced(alphas_cumprod, previous)
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -81,7 +135,7 @@ class Respaced:
 
     Attributes:
         alphas_cumprod: at the timestep of step i.
-        alphas_cumprod_prev: at the next timestep visited; 1 after the last step.
+        alphas_cumprod_prev: at the next timestep visited; after the last step usually 1.
     """
 
     alphas_cumprod: Tensor

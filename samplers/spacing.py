@@ -1,4 +1,95 @@
-"""Which timesteps a sampler visits, in sampling order (descending)."""
+"""Which timesteps a sampler visits, in sampling order (descending).
+
+``visits`` are integers, for samplers of a respaced discrete process (DDPM, DDIM, PNDM); ``grid``
+are fractional, for solvers in continuous time, whose integer t is the schedule's timestep t.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from samplers.schedule import NoiseSchedule
+
+
+def visits(name: str, steps: int, schedule: NoiseSchedule) -> list[int]:
+    """``steps`` distinct integer timesteps, descending.
+
+    ==================== =========================================================================
+    trailing-inclusive   the paper's: T - 1 to 0, both included (DiT's respacing "100")
+    stride               every k-th from 0, there being exactly ``steps`` (respacing "ddim100")
+    ldm                  1 + every (T / steps)-th from 0 (latent diffusion)
+    leading, trailing,   diffusers' ``timestep_spacing``: from 0 on, down from T - 1, both ends
+    linspace
+    karras               the timesteps nearest to ``grid``'s
+    ==================== =========================================================================
+
+    Raises:
+        ValueError: for an unknown name, a number of steps outside [1, T] ([2, T] where both ends
+            are included), or one with which the spacing does not exist.
+    """
+    total = schedule.num_timesteps
+    if name == "trailing-inclusive":
+        return trailing_inclusive(steps, total)
+    check_steps(steps, 2 if name in ("linspace", "karras") else 1, total)
+    if name == "stride":
+        strides = (range(0, total, k) for k in range(1, total + 1))
+        ascending = next((kept for kept in strides if len(kept) == steps), None)
+        if ascending is None:
+            raise ValueError(f"no stride visits sampler.steps={steps} of {total} timesteps exactly")
+    elif name == "ldm":
+        if total % steps or steps == total:
+            raise ValueError(
+                f"sampler.spacing=ldm needs sampler.steps={steps} to divide {total} and be less"
+            )
+        ascending = range(1, total, total // steps)
+    elif name == "leading":
+        ascending = [k * (total // steps) for k in range(steps)]
+    elif name == "trailing":
+        ascending = (np.round(np.arange(total, 0, -total / steps))[:steps][::-1] - 1).astype(int)
+    elif name == "linspace":
+        ascending = np.round(np.linspace(0, total - 1, steps)).astype(int)
+    elif name == "karras":
+        ascending = np.round(grid("karras", equal_parts(steps - 1), schedule)[::-1]).astype(int)
+        if len(set(ascending.tolist())) < steps:
+            raise ValueError(f"sampler.spacing=karras visits a timestep twice in {steps} steps")
+    else:
+        known = "trailing-inclusive, stride, ldm, leading, trailing, linspace, karras"
+        raise ValueError(f"unknown sampler.spacing={name!r}; known: {known}, or a list")
+    return [int(t) for t in ascending][::-1]
+
+
+def grid(name: str, progress: Sequence[float], schedule: NoiseSchedule) -> list[float]:
+    """Fractional timesteps from T - 1 to 0, at the given progress between the two.
+
+    Args:
+        name: what falls (or rises) evenly with progress: ``time-uniform`` time, ``quadratic`` the
+            root of time (both counted from 1 / T, as DPM-Solver does), ``log-snr`` log-SNR,
+            ``karras`` (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5).
+        progress: ascending, from 0 (noise) to 1 (image), such as ``equal_parts(steps)``.
+    """
+    u, last = np.asarray(progress, dtype=np.float64), schedule.num_timesteps - 1
+    if name == "time-uniform":
+        return (last * (1 - u)).tolist()
+    if name == "quadratic":
+        return np.clip(((1 - u) * (last + 1) ** 0.5 + u) ** 2 - 1, 0, last).tolist()
+    noisiest, cleanest = schedule.half_log_snr[[-1, 0]].tolist()
+    if name == "log-snr":
+        half_log_snr = (1 - u) * noisiest + u * cleanest
+    elif name == "karras":
+        rho = 7.0
+        half_log_snr = -rho * np.log(
+            (1 - u) * np.exp(-noisiest / rho) + u * np.exp(-cleanest / rho)
+        )
+    else:
+        known = "time-uniform, quadratic, log-snr, karras"
+        raise ValueError(f"unknown sampler.spacing={name!r}; known: {known}, or a list")
+    return schedule.time_at(half_log_snr).tolist()
+
+
+def equal_parts(parts: int) -> list[float]:
+    """Progress of ``parts`` equal steps: 0, 1 / parts, ..., 1."""
+    return [i / parts for i in range(parts + 1)]
 
 
 def trailing_inclusive(steps: int, num_timesteps: int = 1000) -> list[int]:
@@ -19,19 +110,21 @@ def trailing_inclusive(steps: int, num_timesteps: int = 1000) -> list[int]:
     return ascending[::-1]
 
 
-def time_uniform(steps: int, num_timesteps: int = 1000) -> list[float]:
-    """DPM-Solver's spacing: ``steps + 1`` equidistant fractional times from T - 1 to 0.
-
-    The last one is where sampling stops; the network is called at the others.
-
-    Raises:
-        ValueError: if ``steps`` is not in [1, T].
-    """
-    check_steps(steps, 1, num_timesteps)
-    return [(num_timesteps - 1) * (1 - i / steps) for i in range(steps + 1)]
-
-
 def check_steps(steps: int, fewest: int, most: int) -> None:
     """Raise ValueError unless ``steps`` is a whole number in [fewest, most]."""
     if type(steps) is not int or not fewest <= steps <= most:
         raise ValueError(f"sampler.steps={steps} must be a whole number from {fewest} to {most}")
+
+
+def check_timesteps(timesteps: Sequence[float], schedule: NoiseSchedule, kind: type) -> None:
+    """Raise ValueError unless ``timesteps`` are numbers of a ``kind`` that fall within [0, T)."""
+    last = schedule.num_timesteps - 1
+    if not timesteps or not all(type(t) in (int, kind) for t in timesteps):
+        raise ValueError(f"timesteps must be a list of {kind.__name__}, not {timesteps!r}")
+    for here, there in itertools.pairwise(timesteps):
+        if not there < here:
+            raise ValueError(f"timesteps must decrease, but {there:g} comes after {here:g}")
+    if timesteps[0] > last or timesteps[-1] < 0:
+        raise ValueError(
+            f"timesteps from {timesteps[0]:g} to {timesteps[-1]:g} leave the schedule's 0 to {last}"
+        )

@@ -23,7 +23,8 @@ def command(config_name: str) -> Callable[[Callable], Callable]:
     """Decorate ``main(config)``: it gets the Hydra config ``configs/CONFIG_NAME.yaml``.
 
     ``ValueError``, ``FileNotFoundError`` and what Hydra and OmegaConf raise are mistakes of the
-    user; anything else is ours and keeps its traceback.
+    user, ``FloatingPointError`` tells of bad weights or too narrow a precision; anything else is
+    ours and keeps its traceback.
     """
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -52,7 +53,13 @@ def user_errors() -> Iterator[None]:
     """End the process with one clear line and exit code 2 if the user made a mistake."""
     try:
         yield
-    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
+    except (
+        ValueError,
+        FileNotFoundError,
+        FloatingPointError,
+        HydraException,
+        OmegaConfBaseException,
+    ) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
 

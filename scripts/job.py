@@ -15,7 +15,7 @@ from eval.shards import ShardFolder
 from samplers.noise import random_labels
 from scripts import launch
 from scripts.cli import UserError
-from stitch.sampling import check_labels
+from stitch.sampling import ALIGNMENTS, check_labels
 from stitch.trajectory import check_fit
 
 
@@ -24,7 +24,7 @@ class Job:
     """One run, ready to be sampled.
 
     Attributes:
-        zoo, sampler, allocation, guidance: what is sampled with what.
+        zoo, sampler, allocation, guidance, alignment: what is sampled with what.
         run: everything that determines the pixels, as plain data; its content hash names it.
         label_rule: ``random``, ``balanced`` or a list of classes.
         num_images, batch_size: how many images, and how many are computed together.
@@ -35,6 +35,7 @@ class Job:
     sampler: object
     allocation: stitch.Allocation
     guidance: samplers.Guidance
+    alignment: str
     run: dict
     label_rule: str | list[int]
     num_images: int
@@ -49,14 +50,34 @@ class Job:
             return [index % self.zoo.num_classes for index in indices]
         return [self.label_rule[index % len(self.label_rule)] for index in indices]
 
+    @property
+    def networks(self) -> list[str]:
+        """The denoisers evaluated for one image, in order, as often as they are."""
+        return evaluated(self.sampler, self.allocation, self.guidance)
+
     def cost(self) -> dict[str, float]:
         """What one image costs: network evaluations, multiply-accumulates of the networks."""
-        evaluations = 1 if self.guidance.scale == 1 else 2
-        macs = {name: self.zoo.macs(name) for name in self.allocation.denoisers}
+        networks = self.networks
         return {
-            "nfe": evaluations * len(self.allocation),
-            "macs_per_image": evaluations * self.allocation.cost(macs),
+            "nfe": len(networks),
+            "macs_per_image": sum(self.zoo.macs(name) for name in networks),
         }
+
+
+# Settings that were added after the first records. A run leaves them unsaid at these values, which
+# are what it did before: never change one here, whatever the configs' defaults become.
+_UNSAID = {
+    "ddim": {"spacing": "trailing-inclusive", "set_alpha_to_one": True},
+    "ddpm": {"spacing": "trailing-inclusive", "fallback": "refuse"},
+    "dpm_solver": {
+        "spacing": "time-uniform",
+        "algorithm": "dpmsolver++",
+        "method": "multistep",
+        "history": "keep",
+        "exact_curvature": False,
+    },
+    "guidance": {"guide": "null-class", "steps": None, "log_snr": None},
+}
 
 
 def create(config: DictConfig, zoo: models.Zoo) -> Job:
@@ -65,12 +86,10 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
     Raises:
         ValueError: naming the setting, its value and the fix.
     """
-    sampler = samplers.create(schedule=zoo.schedule, **OmegaConf.to_container(config.sampler))
-    allocation = stitch.Allocation.from_fractions(fractions(config, zoo), config.sampler.steps)
-    channels = config.guidance.channels
-    if channels is None:
-        channels = zoo.guidance_channels
-    guidance = samplers.Guidance(_number(config, "guidance.scale"), channels)
+    settings = OmegaConf.to_container(config.sampler)
+    sampler = samplers.create(schedule=config.schedule or zoo.schedule, **settings)
+    allocation = allocate(config, zoo, sampler)
+    guidance = _guidance(config, zoo)
     label_rule = _label_rule(config.labels, zoo.num_classes)
     _whole(config, "seed", 0)
     for setting in ("num_images", "batch_size", "shard_size"):
@@ -79,23 +98,34 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         raise UserError(
             f"shard_size={config.shard_size} must be a multiple of batch_size={config.batch_size}"
         )
-    check_fit(zoo.denoisers, allocation, config.sampler.steps)
+    if config.alignment not in ALIGNMENTS:
+        raise UserError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
+    check_fit(zoo.denoisers, allocation, len(sampler.timesteps), guidance, sampler.schedule)
+    networks = dict.fromkeys(evaluated(sampler, allocation, guidance))
+    if not allocation.switches and "history" in settings:
+        settings["history"] = "keep"  # no other denoiser's history to restart from
     run = {
         "zoo": zoo.name,
-        "weights": zoo.weights_sha256(allocation.denoisers),
-        "sampler": OmegaConf.to_container(config.sampler),
+        "weights": zoo.weights_sha256(networks),
+        "sampler": _said(settings, _UNSAID.get(settings["name"], {})),
         "allocation": str(allocation),
-        "guidance": {"scale": guidance.scale, "channels": guidance.channels},
+        "guidance": _said(dataclasses.asdict(guidance), _UNSAID["guidance"]),
         "labels": label_rule,
         "seed": config.seed,
         "dtype": str(zoo.dtype).removeprefix("torch."),
     }
+    if sampler.schedule.name != zoo.schedule:
+        run["schedule"] = sampler.schedule.name
+    foreign = [n for n in networks if zoo.denoisers[n].spec.schedule != sampler.schedule.name]
+    if foreign and config.alignment != "log-snr":
+        run["alignment"] = config.alignment
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(run)
     return Job(
         zoo,
         sampler,
         allocation,
         guidance,
+        config.alignment,
         run,
         label_rule,
         config.num_images,
@@ -104,13 +134,52 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
     )
 
 
+def evaluated(sampler, allocation: stitch.Allocation, guidance: samplers.Guidance) -> list[str]:
+    """The denoisers evaluated for one image, in order, as often as they are."""
+    log_snr = sampler.schedule.log_snr(sampler.timesteps)
+    steps = stitch.evaluations(allocation, guidance, log_snr)
+    return [name for step in steps for name in step]
+
+
+def allocate(config: DictConfig, zoo: models.Zoo, sampler) -> stitch.Allocation:
+    """The ``allocation`` group's rule (see ``configs/allocation``) on the sampler's steps."""
+    group, steps = config.allocation, len(sampler.timesteps)
+    if group.rule == "runs":
+        return stitch.Allocation.parse(group.runs)
+    if group.rule == "decreasing_probability":
+        _whole(config, "allocation.seed", 0)
+        names = _names(group, zoo, 2, "allocation.rule=decreasing_probability")
+        return stitch.Allocation.decreasing_probability(*names, steps, group.seed)
+    if group.rule == "switch_snr":
+        log_snr = sampler.schedule.log_snr(sampler.timesteps)
+        setting = f"allocation.switches={list(group.switches)}"
+        names = _names(group, zoo, len(group.switches) + 1, setting)
+        return stitch.Allocation.from_switch_snr(names, group.switches, log_snr)
+    if group.rule == "threshold":
+        return stitch.Allocation.from_threshold(
+            fractions(config, zoo),
+            sampler.timesteps,
+            sampler.schedule.num_timesteps,
+            group.strict,
+        )
+    rules = {
+        "fractions": stitch.Allocation.from_fractions,
+        "interleave": stitch.Allocation.interleave,
+        "large_to_small": stitch.Allocation.large_to_small,
+    }
+    if group.rule not in rules:
+        known = ", ".join([*rules, "threshold", "switch_snr", "decreasing_probability", "runs"])
+        raise UserError(f"allocation.rule={group.rule} is unknown; known: {known}")
+    return rules[group.rule](fractions(config, zoo), steps)
+
+
 def fractions(config: DictConfig, zoo: models.Zoo) -> dict[str, float]:
     """Denoiser name -> fraction, from the ``allocation`` group.
 
     Raises:
         UserError: if the numbers of denoisers and of fractions differ.
     """
-    group, known = config.allocation, list(zoo.denoisers)
+    group = config.allocation
     values = group.fractions
     if values is None:
         small = _number(config, "allocation.small")
@@ -119,21 +188,51 @@ def fractions(config: DictConfig, zoo: models.Zoo) -> dict[str, float]:
         values = [small, 1 - small]
     if any(not isinstance(value, int | float) for value in values):
         raise UserError(f"allocation.fractions={list(values)} must be numbers")
+    names = _names(group, zoo, len(values), f"allocation.fractions={list(values)}")
+    return dict(zip(names, values, strict=True))
+
+
+def _names(group: DictConfig, zoo: models.Zoo, count: int, setting: str) -> list[str]:
+    """``count`` denoisers, as ``setting`` needs: those that ``group`` names, or by size."""
+    known = list(zoo.denoisers)
     names = group.denoisers
     if names is None:
-        names = known if len(values) == len(known) else [known[0], known[-1]]
+        names = known if count == len(known) else [known[0], known[-1]]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(
             f"allocation.denoisers: zoo {zoo.name} has no {', '.join(unknown)}; "
             f"known: {', '.join(known)}"
         )
-    if len(names) != len(values) or len(set(names)) != len(names):
+    if len(names) != count or len(set(names)) != len(names):
         raise UserError(
-            f"allocation.fractions={list(values)} needs one different denoiser for each value, "
-            f"allocation.denoisers={list(names)}"
+            f"{setting} needs {count} different denoisers, allocation.denoisers={list(names)}"
         )
-    return dict(zip(names, values, strict=True))
+    return list(names)
+
+
+def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
+    group = config.guidance
+    scale = _number(config, "guidance.scale")
+    channels = zoo.guidance_channels if group.channels is None else group.channels
+    if scale == 1:
+        return samplers.Guidance(scale, channels)  # whoever the guide would be
+    intervals = {}
+    for setting in ("steps", "log_snr"):
+        if group[setting] is not None:
+            if not OmegaConf.is_list(group[setting]):
+                raise UserError(f"guidance.{setting}={group[setting]} must be [low, high] or null")
+            intervals[setting] = tuple(group[setting])
+    return samplers.Guidance(scale, channels, group.guide, **intervals)
+
+
+def _said(settings: dict, unsaid: dict) -> dict:
+    """``settings`` without those at their ``unsaid`` values."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in unsaid or value != unsaid[name]
+    }
 
 
 def _number(config: DictConfig, setting: str) -> float:
@@ -144,7 +243,7 @@ def _number(config: DictConfig, setting: str) -> float:
 
 
 def _whole(config: DictConfig, setting: str, smallest: int) -> None:
-    value = config[setting]
+    value = OmegaConf.select(config, setting)
     if not isinstance(value, int) or value < smallest:
         raise UserError(f"{setting}={value} must be a whole number, {smallest} or more")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import samplers
 from eval.datasets import FashionMNIST
 from models.first_stage import to_unit_range
-from samplers.loss import training_losses
+from samplers.loss import draw_timesteps, training_losses
 from scripts.cli import UserError
 
 
@@ -118,13 +118,21 @@ class DecoderObjective(nn.Module):
 
 
 class DenoiserObjective(nn.Module):
-    """The hybrid diffusion loss on latents, with label dropout for guidance (DiT's training)."""
+    """The hybrid diffusion loss on latents, with label dropout for guidance (DiT's training).
+
+    A recipe's ``interval``, if it has one, restricts the timesteps: see ``draw_timesteps``.
+    """
 
     def __init__(
-        self, network: nn.Module, data: FashionMNIST, first_stage: nn.Module, label_dropout: float
+        self,
+        network: nn.Module,
+        data: FashionMNIST,
+        first_stage: nn.Module,
+        label_dropout: float,
+        interval: list[int] | None = None,
     ):
         super().__init__()
-        self.network, self.label_dropout = network, label_dropout
+        self.network, self.label_dropout, self.interval = network, label_dropout, interval
         self.schedule = samplers.NoiseSchedule.create(network.spec.schedule)
         self.labels = data.labels
         self.mean, self.std = _posteriors(first_stage, data.images)
@@ -133,7 +141,7 @@ class DenoiserObjective(nn.Module):
         mean, std = self.mean[indices], self.std[indices]
         x_0 = mean + std * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
-        t = torch.randint(0, self.schedule.num_timesteps, (len(indices),), generator=generator)
+        t = draw_timesteps(len(indices), self.schedule.num_timesteps, generator, self.interval)
         dropped = torch.rand(len(indices), generator=generator) < self.label_dropout
         y = torch.where(dropped, self.network.spec.null_label, self.labels[indices])
         return x_0, noise, t, y
@@ -191,7 +199,9 @@ def create(recipe, network: nn.Module, data: FashionMNIST, first_stage) -> nn.Mo
     if recipe.kind == "decoder":
         return DecoderObjective(network, data)
     if recipe.kind == "denoiser":
-        return DenoiserObjective(network, data, first_stage(), recipe.label_dropout)
+        return DenoiserObjective(
+            network, data, first_stage(), recipe.label_dropout, recipe.get("interval")
+        )
     raise UserError(
         f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, decoder, denoiser"
     )

@@ -53,7 +53,7 @@ def sample_missing(job: jobs.Job, description: str | None = None) -> int:
     total = sum(len(folder.indices(shard, job.num_images)) for shard in shards)
     if not total:
         return 0
-    for name in job.allocation.denoisers:
+    for name in dict.fromkeys(job.networks):
         job.zoo.denoisers[name]  # loaded here so that it is not timed
     with tqdm(
         total=total,
@@ -81,9 +81,9 @@ def _sample_shard(job: jobs.Job, shard: int, bar: tqdm) -> None:
                 job.allocation,
                 batch_labels,
                 seed=job.run["seed"],
-                guidance_scale=job.guidance.scale,
-                guidance_channels=job.guidance.channels,
                 indices=indices,
+                guidance=job.guidance,
+                alignment=job.alignment,
             )
         )
         labels += batch_labels

@@ -3,6 +3,6 @@
 from stitch.allocation import Allocation, simplex
 from stitch.pareto import pareto_frontier
 from stitch.sampling import sample
-from stitch.trajectory import Trajectory
+from stitch.trajectory import Trajectory, evaluations
 
-__all__ = ["Allocation", "Trajectory", "pareto_frontier", "sample", "simplex"]
+__all__ = ["Allocation", "Trajectory", "evaluations", "pareto_frontier", "sample", "simplex"]

@@ -1,13 +1,19 @@
 """Which denoiser owns which sampling step."""
 
+import bisect
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
 class Allocation:
     """A sequence of denoiser names, one per sampling step, from noise to image.
+
+    A step is one evaluation of the network: entry i of the sampler's ``timesteps``.
 
     Attributes:
         steps: ``steps[i]`` is the denoiser of step i.
@@ -29,33 +35,123 @@ class Allocation:
         Raises:
             ValueError: if a fraction is negative or they do not sum to 1 (the sum is named).
         """
-        for name, fraction in fractions.items():
-            if not fraction >= 0:
-                raise ValueError(
-                    f"allocation.fractions: the fraction of {name} is {fraction:g}; it must be "
-                    "0 or more"
-                )
-        total = sum(fractions.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(
-                f"allocation.fractions={[float(f) for f in fractions.values()]} "
-                f"sum to {total:.9g}; they must sum to 1"
-            )
+        _check_fractions(fractions)
         # Cumulative sums carry rounding errors such as 0.30000000000000004: drop them first.
         cumulative = itertools.accumulate(fractions.values())
         edges = [0, *(round(round(share * steps, 6)) for share in cumulative)]
-        return cls(
-            tuple(
-                name
-                for name, (start, stop) in zip(fractions, itertools.pairwise(edges), strict=True)
-                for _ in range(start, stop)
+        counts = (stop - start for start, stop in itertools.pairwise(edges))
+        return cls.from_runs(zip(fractions, counts, strict=True))
+
+    @classmethod
+    def from_threshold(
+        cls,
+        fractions: Mapping[str, float],
+        timesteps: Sequence[int],
+        num_timesteps: int = 1000,
+        strict: bool = False,
+    ) -> "Allocation":
+        """The official repository's rule: compare the timestep, not the step, with the fractions.
+
+        Two denoisers: the first owns a step iff t / T >= 1 - r (its DiT code) or, with ``strict``,
+        iff r = 1 or t / T > 1 - r (its LDM code, whose timesteps are one higher). More: the first
+        denoiser whose float32 cumulative fraction is at least 1 - t / T. At the paper's settings
+        this is ``from_fractions``; at finer fractions it is up to one step off.
+
+        Args:
+            fractions: as for ``from_fractions``.
+            timesteps: the sampler's, in sampling order; T is ``num_timesteps``.
+        """
+        _check_fractions(fractions)
+        names = list(fractions)
+        if len(names) == 2:
+            small, large = names
+            threshold = 1 - fractions[small]
+
+            def owner(t: float) -> str:
+                above = t / num_timesteps > threshold if strict else t / num_timesteps >= threshold
+                return small if above or (strict and fractions[small] == 1) else large
+        else:
+            cumulative = np.cumsum(np.array(list(fractions.values()), dtype=np.float32))
+
+            def owner(t: float) -> str:
+                progress = np.float32(1 - t / num_timesteps)
+                return names[min(int(np.searchsorted(cumulative, progress)), len(names) - 1)]
+
+        return cls(tuple(owner(t) for t in timesteps))
+
+    @classmethod
+    def from_switch_snr(
+        cls, names: Sequence[str], switches: Sequence[float], log_snr: Sequence[float]
+    ) -> "Allocation":
+        """Hand over to the next denoiser at the first step whose log-SNR reaches a switch.
+
+        Unlike a fraction, a switch means the same noise level for every schedule, spacing and
+        number of steps.
+
+        Args:
+            names: K denoisers, from noise to image.
+            switches: K - 1 ascending values of log(alpha^2 / sigma^2).
+            log_snr: that of every step, such as ``schedule.log_snr(sampler.timesteps)``.
+        """
+        switches = list(switches)
+        if len(switches) != len(names) - 1 or switches != sorted(switches):
+            raise ValueError(
+                f"allocation.switches={switches} must be {len(names) - 1} ascending log-SNR values "
+                f"for the {len(names)} denoisers {', '.join(names)}"
             )
-        )
+        return cls(tuple(names[bisect.bisect_right(switches, value)] for value in log_snr))
+
+    @classmethod
+    def from_runs(cls, runs: Iterable[tuple[str, int]]) -> "Allocation":
+        """The inverse of ``runs``: (denoiser, number of consecutive steps) in order."""
+        return cls(tuple(name for name, count in runs for _ in range(count)))
+
+    @classmethod
+    def parse(cls, text: str) -> "Allocation":
+        """The inverse of ``str``: ``DiT-S*40+DiT-XL*60``.
+
+        Raises:
+            ValueError: naming the part that is not ``NAME*COUNT``.
+        """
+        runs = []
+        for part in text.split("+"):
+            match = re.fullmatch(r"\s*(\S+?)\s*\*\s*([1-9]\d*)\s*", part)
+            if not match:
+                raise ValueError(
+                    f"allocation {text!r}: {part!r} is not NAME*COUNT, as in DiT-S*40+DiT-XL*60"
+                )
+            runs.append((match[1], int(match[2])))
+        return cls.from_runs(runs)
 
     @classmethod
     def explicit(cls, steps: Sequence[str]) -> "Allocation":
         """Any order of denoisers, one name per step."""
         return cls(tuple(steps))
+
+    @classmethod
+    def large_to_small(cls, fractions: Mapping[str, float], steps: int) -> "Allocation":
+        """``from_fractions`` backwards: as many steps each, the last denoiser first (Table 7)."""
+        return cls(cls.from_fractions(fractions, steps).steps[::-1])
+
+    @classmethod
+    def interleave(cls, fractions: Mapping[str, float], steps: int) -> "Allocation":
+        """``from_fractions`` evenly spread: as many steps each; halves alternate (Table 7)."""
+        counts = cls.from_fractions(fractions, steps).counts
+        # Step k of n sits at (k + 1/2) / n of the trajectory; the sort keeps the order of ties.
+        places = [((2 * k + 1) / n, name) for name, n in counts.items() for k in range(n)]
+        return cls(tuple(name for _, name in sorted(places, key=lambda place: place[0])))
+
+    @classmethod
+    def decreasing_probability(
+        cls, small: str, large: str, steps: int, seed: int = 0
+    ) -> "Allocation":
+        """``small`` with a probability that falls linearly from 1 to 0 along the steps (Table 7).
+
+        Drawn here, once: an allocation is the same for every image of a run.
+        """
+        draws = np.random.Generator(np.random.Philox(seed)).random(steps)
+        probabilities = np.linspace(1, 0, steps)
+        return cls(tuple(np.where(draws < probabilities, small, large).tolist()))
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -66,6 +162,34 @@ class Allocation:
     def denoisers(self) -> list[str]:
         """The names that own at least one step, in order of first use."""
         return list(dict.fromkeys(self.steps))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Denoiser name -> number of steps it owns, in order of first use."""
+        return {name: self.steps.count(name) for name in self.denoisers}
+
+    @property
+    def switches(self) -> list[int]:
+        """The steps whose denoiser is not the step before's."""
+        return [i for i in range(1, len(self)) if self.steps[i] != self.steps[i - 1]]
+
+    def interval(
+        self, name: str, timesteps: Sequence[int], num_timesteps: int = 1000
+    ) -> tuple[int, int]:
+        """The timesteps [low, high) to fine-tune ``name`` on: those nearest before its steps.
+
+        The denoisers' intervals share out [0, T): a step is answerable for every state from its
+        own timestep down to the next step's.
+
+        Raises:
+            ValueError: unless ``name`` owns one stretch of the trajectory.
+        """
+        owned = [i for i, owner in enumerate(self.steps) if owner == name]
+        if not owned or len(owned) != owned[-1] - owned[0] + 1:
+            raise ValueError(f"{name} does not own one stretch of the allocation {self}")
+        high = num_timesteps if owned[0] == 0 else timesteps[owned[0]] + 1
+        low = 0 if owned[-1] == len(self) - 1 else timesteps[owned[-1] + 1] + 1
+        return low, high
 
     def cost(self, costs: Mapping[str, float]) -> float:
         """Cost of one trajectory, given the cost of one step of each denoiser (any unit)."""
@@ -88,3 +212,18 @@ def simplex(parts: int, resolution: int) -> list[tuple[float, ...]]:
         for counts in itertools.product(range(resolution + 1), repeat=parts)
         if sum(counts) == resolution
     ]
+
+
+def _check_fractions(fractions: Mapping[str, float]) -> None:
+    for name, fraction in fractions.items():
+        if not fraction >= 0:
+            raise ValueError(
+                f"allocation.fractions: the fraction of {name} is {fraction:g}; it must be "
+                "0 or more"
+            )
+    total = sum(fractions.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(
+            f"allocation.fractions={[float(f) for f in fractions.values()]} "
+            f"sum to {total:.9g}; they must sum to 1"
+        )

@@ -1,15 +1,18 @@
 """From labels and a seed to images, along one stitched trajectory."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from samplers.guidance import Guidance
-from samplers.noise import initial_noise, step_noise
+from samplers.noise import initial_noise, random_embedding, step_noise
 from stitch.allocation import Allocation
 from stitch.trajectory import Trajectory
+
+ALIGNMENTS = ("log-snr", "timestep")
 
 
 @torch.no_grad()
@@ -22,6 +25,9 @@ def sample(
     guidance_scale: float = 1.0,
     guidance_channels: int | None = None,
     indices: Sequence[int] | None = None,
+    guidance: Guidance | None = None,
+    alignment: str = "log-snr",
+    callback: Callable[..., None] | None = None,
 ) -> np.ndarray:
     """Sample one batch of images.
 
@@ -34,46 +40,99 @@ def sample(
             and its label.
         guidance_scale: w of eps_u + w (eps_c - eps_u); 1 is unguided.
         guidance_channels: how many epsilon channels are guided; default: the zoo's.
+        guidance: other guidance than by the null class at every step; replaces the two above.
+        alignment: how denoisers of another noise schedule than the sampler's are called: at the
+            timestep with the same ``log-snr``, or (naively) at the same ``timestep``.
+        callback: called after every step with ``step, t, x, x_0, denoiser, nfe``: the state and
+            the prediction (B, C, H, W), who owned the step, network evaluations so far.
 
     Returns:
         (B, H, W, C) uint8 images.
 
     Raises:
         ValueError: if labels are out of range, or allocation, sampler and denoisers do not fit.
+        FloatingPointError: if a prediction is not finite; the message says whose and where.
     """
     check_labels(labels, zoo.num_classes)
     indices = range(len(labels)) if indices is None else indices
     if len(indices) != len(labels):
         raise ValueError(f"there are {len(labels)} labels but {len(indices)} indices")
-    if sampler.schedule.name != zoo.schedule:
-        raise ValueError(
-            f"the sampler's noise schedule is {sampler.schedule.name}, the zoo's is {zoo.schedule}"
-        )
-    channels = zoo.guidance_channels if guidance_channels is None else guidance_channels
+    if guidance is None:
+        channels = zoo.guidance_channels if guidance_channels is None else guidance_channels
+        guidance = Guidance(guidance_scale, channels)
     latents = sample_latents(
         zoo.denoisers,
         sampler,
         allocation,
         torch.as_tensor(labels, device=zoo.device),
-        Guidance(guidance_scale, channels),
+        guidance,
         seed,
         indices,
+        alignment,
+        callback,
     )
     return zoo.first_stage.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def sample_latents(
-    denoisers, sampler, allocation: Allocation, labels: Tensor, guidance: Guidance, seed, indices
+    denoisers,
+    sampler,
+    allocation: Allocation,
+    labels: Tensor,
+    guidance: Guidance,
+    seed: int,
+    indices: Sequence[int],
+    alignment: str = "log-snr",
+    callback: Callable[..., None] | None = None,
 ) -> Tensor:
     """(B, C, H, W) latents of the samples ``indices`` with (B,) ``labels``; see ``sample``."""
-    shape = denoisers[allocation.steps[0]].spec.latent_shape
-    trajectory = Trajectory(denoisers, allocation, sampler.timesteps, labels, guidance)
-    x = initial_noise(seed, indices, shape).to(labels.device)
-    return sampler(
-        trajectory,
-        x,
-        noise=lambda step: step_noise(seed, indices, shape, step).to(labels.device),
+    if alignment not in ALIGNMENTS:
+        raise ValueError(f"alignment={alignment!r} is unknown; known: {', '.join(ALIGNMENTS)}")
+    shape, device = denoisers[allocation.steps[0]].spec.latent_shape, labels.device
+    trajectory = Trajectory(
+        denoisers,
+        allocation,
+        sampler.timesteps,
+        labels,
+        guidance,
+        sampler.schedule,
+        alignment == "log-snr",
+        lambda width: random_embedding(seed, indices, width).to(device),
     )
+    nfe = list(itertools.accumulate(len(step) for step in trajectory.evaluations))
+
+    def report(step: int, **state) -> None:
+        callback(step=step, **state, denoiser=allocation.steps[step], nfe=nfe[step])
+
+    def walk(denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
+        return sampler(
+            denoise,
+            initial_noise(seed, indices, shape).to(device),
+            noise=lambda step: step_noise(seed, indices, shape, step).to(device),
+            callback=report if callback else None,
+            switches=allocation.switches,
+        )
+
+    latents = walk(trajectory)
+    # Asked once, as every question makes the host wait; what is not finite stays so to the end.
+    if not torch.isfinite(latents).all():
+        walk(lambda x, step: _finite(trajectory, x, step, indices))
+        raise FloatingPointError(f"latents of images {list(indices)} are not finite")
+    return latents
+
+
+def _finite(trajectory: Trajectory, x: Tensor, step: int, indices: Sequence[int]) -> Tensor:
+    """The prediction at ``step``, or FloatingPointError if it is not finite."""
+    output = trajectory(x, step)
+    finite = torch.isfinite(output).flatten(1).all(1).tolist()
+    wrong = [index for index, good in zip(indices, finite, strict=True) if not good]
+    if wrong:
+        raise FloatingPointError(
+            f"the prediction of {' and '.join(dict.fromkeys(trajectory.evaluations[step]))} at "
+            f"step {step} (timestep {trajectory.timesteps[step]:g}) is not finite for images "
+            f"{wrong}; check the weights, or use a wider precision"
+        )
+    return output
 
 
 def check_labels(labels: Sequence[int], num_classes: int) -> None:

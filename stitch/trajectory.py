@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from samplers.guidance import Guidance
+from samplers.guidance import NULL_CLASS, RANDOM_EMBEDDING, Guidance
+from samplers.prediction import PREDICTION_TYPES
+from samplers.schedule import NoiseSchedule
+from stitch.alignment import View, views
 from stitch.allocation import Allocation
 
 
@@ -19,11 +23,18 @@ class Trajectory:
         allocation: the owner of every step.
         timesteps: the sampler's timesteps, one per step.
         labels: (B,) int64 labels of the batch, on the denoisers' device.
-        guidance: how conditional and unconditional predictions are combined.
+        guidance: how conditional and guiding predictions are combined.
+        schedule: the sampler's noise schedule. Denoisers trained on another one, or that predict
+            something else than epsilon, are translated (see ``stitch.alignment``). Default: the
+            schedule of the denoisers, which must be the same for all.
+        aligned: whether denoisers of another schedule are called at the timestep of the state's
+            log-SNR, or else at the sampler's own.
+        embedding: width -> (B, width) random label embeddings, for guidance by those.
 
     Raises:
-        ValueError: if steps and timesteps differ in number, if a denoiser is not there, or if the
-            denoisers do not fit one another (the message names what differs).
+        ValueError: if steps and timesteps differ in number, if a denoiser is not there, if the
+            denoisers do not fit one another (the message names what differs), or if no step is in
+            the interval of guidance.
     """
 
     denoisers: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]]
@@ -31,31 +42,125 @@ class Trajectory:
     timesteps: Sequence[float]
     labels: Tensor
     guidance: Guidance
+    schedule: NoiseSchedule | None = None
+    aligned: bool = True
+    embedding: Callable[[int], Tensor] | None = None
 
     def __post_init__(self):
-        check_fit(self.denoisers, self.allocation, len(self.timesteps))
+        check_fit(
+            self.denoisers, self.allocation, len(self.timesteps), self.guidance, self.schedule
+        )
+
+    @cached_property
+    def evaluations(self) -> list[tuple[str, ...]]:
+        """The denoisers evaluated at every step; see the function ``evaluations``."""
+        return evaluations(self.allocation, self.guidance, self._schedule.log_snr(self.timesteps))
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """(B, C, H, W) state at ``step`` -> (B, C or 2C, H, W) guided prediction."""
-        denoiser = self.denoisers[self.allocation.steps[step]]
-        t = torch.full((len(x),), float(self.timesteps[step]), device=x.device)
-        return self.guidance(denoiser, x, t, self.labels, denoiser.spec.null_label)
+        """(B, C, H, W) state at ``step`` -> guided epsilon (B, C, H, W), variance logits behind."""
+        owner, *guide = self.evaluations[step]
+        denoiser, t = self._translated(owner, step), self._t(owner, step, x)
+        if not guide:
+            return denoiser(x, t, self.labels)
+        if guide == [owner]:
+            return self.guidance(denoiser, x, t, *self._conditions(owner))
+        other, other_t = self._translated(guide[0], step), self._t(guide[0], step, x)
+        return self.guidance.combine(denoiser(x, t, self.labels), other(x, other_t, self.labels))
+
+    @cached_property
+    def _schedule(self) -> NoiseSchedule:
+        spec = self.denoisers[self.allocation.steps[0]].spec
+        return self.schedule or NoiseSchedule.create(spec.schedule)
+
+    @cached_property
+    def _views(self) -> dict[str, list[View]]:
+        names = {name for step in self.evaluations for name in step}
+        return {
+            name: views(self.denoisers[name].spec, self._schedule, self.timesteps, self.aligned)
+            for name in names
+        }
+
+    def _translated(self, name: str, step: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """A denoiser that takes the sampler's states and answers with the sampler's epsilon."""
+        denoiser, view = self.denoisers[name], self._views[name][step]
+        return lambda x, t, y: view.epsilon(denoiser(view.state(x), t, y).to(x.dtype), x)
+
+    def _t(self, name: str, step: int, x: Tensor) -> Tensor:
+        """(B,) float32 timesteps of the denoiser at ``step``."""
+        return torch.full((len(x),), self._views[name][step].t, device=x.device)
+
+    def _conditions(self, name: str) -> tuple[Tensor, int | Tensor]:
+        """Labels or their embeddings, and what stands for no class."""
+        denoiser = self.denoisers[name]
+        if self.guidance.guide == NULL_CLASS:
+            return self.labels, denoiser.spec.null_label
+        return denoiser.embed_labels(self.labels), self.embedding(denoiser.spec.label_width)
 
 
-def check_fit(denoisers: Mapping, allocation: Allocation, steps: int) -> None:
-    """Raise ValueError unless ``allocation`` can be sampled in ``steps`` steps."""
+def evaluations(
+    allocation: Allocation, guidance: Guidance, log_snr: Sequence[float]
+) -> list[tuple[str, ...]]:
+    """The denoisers evaluated at every step: the owner, and twice the owner or the guide as well.
+
+    What a trajectory costs: their number is the number of function evaluations (NFE).
+
+    Args:
+        log_snr: that of the state at every step.
+
+    Raises:
+        ValueError: if guidance is restricted to an interval without a step.
+    """
+    active = [guidance.active(step, value) for step, value in enumerate(log_snr)]
+    if guidance.scale != 1 and not any(active):
+        raise ValueError(
+            f"guidance.steps={guidance.steps}, guidance.log_snr={guidance.log_snr} contain none of "
+            f"the {len(log_snr)} steps, whose log-SNR goes from {log_snr[0]:.2f} to "
+            f"{log_snr[-1]:.2f}"
+        )
+    itself = guidance.guide in (NULL_CLASS, RANDOM_EMBEDDING)
+    return [
+        (owner, owner if itself else guidance.guide)
+        if guided and guidance.guide != owner
+        else (owner,)
+        for owner, guided in zip(allocation.steps, active, strict=True)
+    ]
+
+
+def check_fit(
+    denoisers: Mapping,
+    allocation: Allocation,
+    steps: int,
+    guidance: Guidance | None = None,
+    schedule: NoiseSchedule | None = None,
+) -> None:
+    """Raise ValueError unless ``allocation`` can be sampled in ``steps`` steps, guided.
+
+    Without the sampler's ``schedule`` to translate to, the denoisers' schedules and prediction
+    types must be the same.
+    """
     if len(allocation) != steps:
         raise ValueError(
             f"allocation {allocation} has {len(allocation)} steps, the sampler has {steps}"
         )
-    unknown = [name for name in allocation.denoisers if name not in denoisers]
+    names, guided = allocation.denoisers, guidance is not None and guidance.scale != 1
+    unknown = [name for name in names if name not in denoisers]
     if unknown:
         raise ValueError(
             f"allocation names unknown denoiser {', '.join(unknown)}; known: {', '.join(denoisers)}"
         )
-    first, *others = allocation.denoisers
+    if guided and guidance.guide not in (NULL_CLASS, RANDOM_EMBEDDING):
+        if guidance.guide not in denoisers:
+            raise ValueError(
+                f"guidance.guide={guidance.guide!r} is unknown; known: {NULL_CLASS}, "
+                f"{RANDOM_EMBEDDING}, {', '.join(denoisers)}"
+            )
+        names = list(dict.fromkeys([*names, guidance.guide]))
+    facts = ["latent_shape", "num_classes"]
+    if schedule is None:
+        facts += ["prediction_type", "schedule"]
+    first, *others = names
     for other in others:
-        for fact in ("latent_shape", "num_classes", "prediction_type", "schedule"):
+        for fact in facts:
             here = getattr(denoisers[first].spec, fact)
             there = getattr(denoisers[other].spec, fact)
             if here != there:
@@ -63,3 +168,18 @@ def check_fit(denoisers: Mapping, allocation: Allocation, steps: int) -> None:
                     f"{first} and {other} cannot be stitched: their {fact} differ, "
                     f"{here} and {there}"
                 )
+    for name in names:
+        spec = denoisers[name].spec
+        if spec.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(
+                f"{name} predicts {spec.prediction_type!r}; known: {', '.join(PREDICTION_TYPES)}"
+            )
+        if guided and guidance.guide == NULL_CLASS and spec.null_label is None:
+            raise ValueError(
+                f"{name} has no null class to be guided by; use guidance.guide={RANDOM_EMBEDDING}, "
+                "a denoiser, or guidance.scale=1"
+            )
+        if guided and guidance.guide == RANDOM_EMBEDDING and spec.label_width is None:
+            raise ValueError(
+                f"{name} takes no label embeddings, so guidance.guide={RANDOM_EMBEDDING} cannot be"
+            )

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import samplers.spacing
 from stitch import Allocation, pareto_frontier, simplex
 from tests import golden
 
@@ -134,6 +135,136 @@ def test_equal_steps_are_equal_allocations():
     stretches, listed = small_then_large(0.5, 4), Allocation.explicit("0011")
     assert stretches == listed and hash(stretches) == hash(listed)
     assert stretches != small_then_large(0.25, 4)
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100, 250])
+def test_the_threshold_rule_of_two_denoisers_is_the_references(steps):
+    facts = REFERENCE["two_models_dit"]
+    timesteps = facts["timesteps"][str(steps)]
+    for small, owners in facts["per_step"][str(steps)].items():
+        fractions = {"0": float(small), "1": 1 - float(small)}
+        assert "".join(Allocation.from_threshold(fractions, timesteps).steps) == owners
+    departures = facts["fine"]["departures"][str(steps)]
+    for percent in range(101):
+        small = percent / 100
+        allocation = Allocation.from_threshold({"0": small, "1": 1 - small}, timesteps)
+        rounded = small_then_large(small, steps).steps.count("0")
+        theirs, _ = departures.get(f"{small}", (rounded, rounded))
+        assert allocation.steps.count("0") == theirs
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100, 250])
+def test_the_threshold_rule_on_the_stride_respacing_is_the_references(steps):
+    departures = REFERENCE["two_models_dit"]["fine"]["departures"][f"ddim{steps}"]
+    timesteps = list(range(0, 1000, 1000 // steps))[::-1]
+    for percent in range(101):
+        small = percent / 100
+        allocation = Allocation.from_threshold({"0": small, "1": 1 - small}, timesteps)
+        rounded = small_then_large(small, steps).steps.count("0")
+        theirs, _ = departures.get(f"{small}", (rounded, rounded))
+        assert allocation.steps.count("0") == theirs
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100, 200, 250])
+def test_the_strict_threshold_rule_is_the_references_for_ldm(steps):
+    first, last, count = REFERENCE["two_models_ldm"]["timesteps_first_last"][str(steps)]
+    timesteps = samplers.spacing.visits("ldm", steps, samplers.NoiseSchedule.create("ldm"))
+    assert (timesteps[0], timesteps[-1], len(timesteps)) == (first, last, count)
+    for small, owned in REFERENCE["two_models_ldm"]["n_small"][str(steps)].items():
+        fractions = {"0": float(small), "1": 1 - float(small)}
+        allocation = Allocation.from_threshold(fractions, timesteps, strict=True)
+        assert allocation.steps.count("0") == owned
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100, 250])
+def test_the_threshold_rule_of_three_denoisers_is_the_references(steps):
+    # The fixture lists T = 100 and says that no other T departs from the rounding rule.
+    timesteps = REFERENCE["two_models_dit"]["timesteps"][str(steps)]
+    for row in REFERENCE["three_models_dit"]["rows"]:
+        fractions = {str(k): fraction for k, fraction in enumerate(row["fractions"])}
+        allocation = Allocation.from_threshold(fractions, timesteps)
+        assert allocation == Allocation.from_fractions(fractions, steps)
+        if steps == 100:
+            assert [[int(name), count] for name, count in allocation.runs] == row["runs"]
+
+
+@derandomized
+@given(st.lists(st.sampled_from(["DiT-S", "DiT-XL", "U-ViT"]), min_size=1))
+def test_text_and_runs_are_inverted(steps):
+    allocation = Allocation.explicit(steps)
+    assert Allocation.parse(str(allocation)) == allocation
+    assert Allocation.from_runs(allocation.runs) == allocation
+    assert sum(allocation.counts.values()) == len(steps)
+    assert len(allocation.switches) == len(allocation.runs) - 1
+
+
+def test_names_with_a_star_or_digits_parse_and_spaces_are_allowed():
+    assert Allocation.parse("DiT-S/2*40 + DiT-XL/2 * 60").runs == [
+        ("DiT-S/2", 40),
+        ("DiT-XL/2", 60),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "DiT-S", "DiT-S*", "DiT-S*0", "DiT-S*4+", "*4", "DiT-S*-1"])
+def test_text_that_is_no_allocation_is_refused(text):
+    with pytest.raises(ValueError, match=r"is not NAME\*COUNT"):
+        Allocation.parse(text)
+
+
+@derandomized
+@given(weight_lists, step_counts)
+def test_other_orders_give_every_denoiser_as_many_steps(weights, steps):
+    fractions = {str(k): w / sum(weights) for k, w in enumerate(weights)}
+    counts = Allocation.from_fractions(fractions, steps).counts
+    assert Allocation.interleave(fractions, steps).counts == counts
+    assert Allocation.large_to_small(fractions, steps).counts == counts
+
+
+@derandomized
+@given(st.integers(1, 400), st.integers(0, 100))
+def test_interleaved_steps_are_evenly_spread(steps, percent):
+    small = percent / 100
+    allocation = Allocation.interleave({"S": small, "L": 1 - small}, steps)
+    share = allocation.steps.count("S") / steps
+    for done in range(steps + 1):
+        assert abs(allocation.steps[:done].count("S") - share * done) <= 1
+
+
+def test_the_mixtures_of_table_7():
+    halves = {"S": 0.5, "L": 0.5}
+    assert Allocation.interleave(halves, 6).steps == ("S", "L") * 3
+    assert Allocation.large_to_small(halves, 6).steps == ("L",) * 3 + ("S",) * 3
+    drawn = [Allocation.decreasing_probability("S", "L", 100, seed) for seed in range(200)]
+    assert drawn[3] == Allocation.decreasing_probability("S", "L", 100, 3) != drawn[4]
+    assert all(one.steps[0] == "S" and one.steps[-1] == "L" for one in drawn)
+    for start in range(0, 100, 20):
+        share = sum(one.steps[start : start + 20].count("S") for one in drawn) / 4000
+        assert share == pytest.approx(1 - (start + 9.5) / 99, abs=0.03)
+
+
+def test_a_switch_at_a_log_snr_is_the_same_noise_level_for_any_steps():
+    schedule = samplers.NoiseSchedule.create("ddpm-linear")
+    for steps in (10, 50, 250):
+        timesteps = samplers.create("ddim", steps, schedule).timesteps
+        log_snr = schedule.log_snr(timesteps)
+        allocation = Allocation.from_switch_snr(["S", "B", "XL"], [-3.0, 1.0], log_snr)
+        for name, value in zip(allocation.steps, log_snr, strict=True):
+            assert name == ("S" if value < -3 else "B" if value < 1 else "XL")
+
+
+@pytest.mark.parametrize("switches", [[], [1.0, -1.0], [0.0, 1.0, 2.0]])
+def test_switches_must_ascend_and_be_one_fewer_than_denoisers(switches):
+    with pytest.raises(ValueError, match="must be 2 ascending log-SNR values"):
+        Allocation.from_switch_snr(["S", "B", "XL"], switches, [0.0])
+
+
+def test_the_intervals_of_an_allocation_share_out_the_timesteps():
+    timesteps = samplers.create("ddim", 10, "ddpm-linear").timesteps  # 999, 888, ..., 0
+    allocation = Allocation.from_fractions({"S": 0.5, "B": 0.3, "XL": 0.2}, 10)
+    intervals = [allocation.interval(name, timesteps) for name in ("S", "B", "XL")]
+    assert intervals == [(445, 1000), (112, 445), (0, 112)]
+    with pytest.raises(ValueError, match="S does not own one stretch"):
+        Allocation.explicit("SLSL").interval("S", [3, 2, 1, 0])
 
 
 @pytest.mark.parametrize("parts, resolution, count", [(3, 10, 66), (2, 10, 11), (4, 5, 56)])

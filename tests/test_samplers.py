@@ -1,15 +1,17 @@
 """Schedules and samplers against the reference implementations and closed forms."""
 
-import math
+from itertools import accumulate
 
+import numpy as np
 import pytest
 import torch
 
 import samplers
 from samplers import Guidance, NoiseSchedule
-from samplers.loss import training_losses
-from samplers.spacing import time_uniform, trailing_inclusive
-from tests import golden
+from samplers.dpm_solver import group_orders
+from samplers.loss import draw_timesteps, training_losses
+from samplers.spacing import equal_parts, grid, trailing_inclusive, visits
+from tests import gaussian, golden
 
 LINEAR = NoiseSchedule.create("ddpm-linear")
 
@@ -99,6 +101,86 @@ def test_dpm_solver_pp_2m_equals_the_reference():
         assert (state - fixture["states"][j]).abs().max() < 1e-4
 
 
+def test_ldm_and_stable_diffusion_schedules_equal_the_references():
+    for name, file in (("ldm", "ldm_ddim_schedule"), ("stable-diffusion", "uvit_schedule")):
+        schedule, fixture = NoiseSchedule.create(name), tensors(file)
+        for table in ("betas", "alphas_cumprod"):
+            torch.testing.assert_close(
+                getattr(schedule, table), fixture[table].double(), rtol=1e-6, atol=1e-9
+            )
+
+
+@pytest.mark.parametrize("steps", [20, 50, 100, 200])
+@pytest.mark.parametrize("eta", [0, 1])
+def test_the_tables_of_ldm_ddim_equal_the_reference(steps, eta):
+    fixture = tensors("ldm_ddim_schedule")
+    sampler = samplers.create(
+        "ddim", steps, "ldm", spacing="ldm", set_alpha_to_one=False, eta=float(eta)
+    )
+    assert sampler.timesteps[::-1] == fixture[f"S{steps}_timesteps"].tolist()
+    last = sampler.schedule.alphas_cumprod[0].item()
+    process = sampler.schedule.respaced(sampler.timesteps, last)
+    tables = {
+        "alphas": process.alphas_cumprod,
+        "alphas_prev": process.alphas_cumprod_prev,
+        f"sigmas_eta{eta}": eta * process.posterior_variance.sqrt(),
+        "sqrt_one_minus_alphas": (1 - process.alphas_cumprod).sqrt(),
+    }
+    for name, table in tables.items():
+        # The reference's sigmas come from float32 alphas.
+        expected = fixture[f"S{steps}_{name}"].double()
+        torch.testing.assert_close(table.flip(0), expected, rtol=0, atol=2e-5, msg=name)
+
+
+def test_ldm_ddim_20_equals_the_reference():
+    fixture = tensors("ldm_ddim_20_eta0")
+    sampler = samplers.create("ddim", 20, "ldm", spacing="ldm", set_alpha_to_one=False)
+    assert sampler.timesteps == fixture["model_t_inputs"].tolist()
+    final, states, predictions = walk(sampler, fixture)
+    assert (final - fixture["final"]).abs().max() < 2e-5
+    for j, step in enumerate(fixture["state_index"].tolist()):
+        assert (states[step] - fixture["states"][j]).abs().max() < 2e-5
+        assert (predictions[step] - fixture["pred_x0_states"][j]).abs().max() < 1e-3
+
+
+def test_ldm_ddim_adds_noise_at_its_last_step():
+    sampler = samplers.create("ddim", 5, "ldm", spacing="ldm", set_alpha_to_one=False, eta=1.0)
+    asked = []
+
+    def noise(step):
+        asked.append(step)
+        return torch.zeros(1, 4, 2, 2)
+
+    sampler(lambda x, step: x, torch.ones(1, 4, 2, 2), noise=noise)
+    assert asked == [0, 1, 2, 3, 4]
+
+
+def test_dpm_solver_pp_3s_on_u_vits_schedule_equals_the_reference():
+    fixture = tensors("uvit_dpm_singlestep3_10")
+    sampler = samplers.create("dpm_solver", 10, "stable-diffusion", order=3, method="singlestep")
+    times = (torch.tensor(sampler.times) + 1) / 1000
+    assert (times - fixture["timesteps_continuous"]).abs().max() < 1e-6
+    # U-ViT counts its timesteps from 1, and adds s (cond - uncond) to the conditional prediction.
+    asked = [t + 1 for t in sampler.timesteps]
+    assert (torch.tensor(asked) - fixture["model_t_inputs"]).abs().max() < 1e-3
+    guidance = Guidance(1 + fixture["scale"].item(), channels=4)
+    states = []
+
+    def network(x, t, y):
+        return golden.analytic_denoiser(x, t[0].item(), y)[:, :4]
+
+    def denoise(x, step):
+        t = torch.full((len(x),), asked[step])
+        return guidance(network, x, t, fixture["y"], fixture["y_null"][0].item())
+
+    final = sampler(denoise, fixture["x_T"], callback=lambda step, t, x, x_0: states.append(x))
+    assert (final - fixture["final"]).abs().max() < 2e-5
+    ends = list(accumulate(fixture["step_orders"].tolist()))
+    assert group_orders(10, 3) == fixture["step_orders"].tolist()
+    for j, group in enumerate(fixture["state_index"].tolist()):
+        assert (states[ends[group] - 1] - fixture["states"][j]).abs().max() < 2e-5
+
+
 def test_training_loss_and_its_gradient_equal_the_reference():
     fixture = tensors("train_losses_a")
     x_t = LINEAR.add_noise(fixture["x_start"], fixture["noise"], fixture["t"])
@@ -117,47 +199,16 @@ def test_training_loss_and_its_gradient_equal_the_reference():
     assert (output.grad - fixture["grad_model_output"]).abs().max() < 1e-6
 
 
-# A Gaussian N(0, s^2) has an exact denoiser, so every sampler's limit is known.
-DATA_STD = 0.5
-
-
-def gaussian_denoiser(sampler):
-    log_alpha = 0.5 * LINEAR.alphas_cumprod.log()
-
-    def denoise(x, step):
-        t = sampler.timesteps[step]
-        low = min(int(t), len(log_alpha) - 2)
-        log_a = torch.lerp(log_alpha[low], log_alpha[low + 1], t - low).item()
-        alpha, sigma = math.exp(log_a), math.sqrt(-math.expm1(2 * log_a))
-        epsilon = sigma * x / (alpha**2 * DATA_STD**2 + sigma**2)
-        return torch.cat([epsilon, torch.zeros_like(x)], dim=1)
-
-    return denoise
-
-
 @pytest.mark.parametrize(
-    "name, options", [("ddim", {}), ("dpm_solver", {}), ("dpm_solver", {"order": 1})]
+    "name, options",
+    [("ddim", {}), ("dpm_solver", {}), ("dpm_solver", {"order": 1}), ("pndm", {}), ("heun", {})],
 )
 def test_deterministic_samplers_end_at_the_exact_solution_of_a_gaussian(name, options):
     sampler = samplers.create(name, steps=500, schedule=LINEAR, **options)
-    x = torch.randn(4, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    final = sampler(gaussian_denoiser(sampler), x)
+    x = gaussian.start()
+    final = sampler(gaussian.denoise(LINEAR, sampler.timesteps), x)
     # The probability flow maps x_T to data_std * x_T (up to the signal left at T).
-    torch.testing.assert_close(final, DATA_STD * x, rtol=2e-2, atol=1e-3)
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_dpm_solver_converges_with_its_order_on_a_gaussian(order):
-    x = torch.randn(4, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-    def solve(steps):
-        sampler = samplers.create("dpm_solver", steps=steps, schedule=LINEAR, order=order)
-        return sampler(gaussian_denoiser(sampler), x)
-
-    limit = solve(1000)
-    coarse, fine = ((solve(steps) - limit).abs().max() for steps in (100, 200))
-    # Halving the steps divides the error by 2 ** order (a little more, as the limit is near).
-    assert 1.8**order < coarse / fine < 2.4**order
+    torch.testing.assert_close(final, gaussian.STD * x, rtol=2e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +226,11 @@ def test_stochastic_samplers_have_the_variance_of_a_gaussian(name, options):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(20_000, 1, 1, 1, dtype=torch.float64, generator=generator)
     final = sampler(
-        gaussian_denoiser(sampler),
+        gaussian.denoise(LINEAR, sampler.timesteps),
         x,
         noise=lambda step: torch.randn(x.shape, dtype=x.dtype, generator=generator),
     )
-    assert final.std().item() == pytest.approx(DATA_STD, rel=0.03)
+    assert final.std().item() == pytest.approx(gaussian.STD, rel=0.03)
 
 
 def test_ddim_with_eta_1_is_ddpm_with_fixed_small_variance():
@@ -229,6 +280,32 @@ def test_guidance_scale_1_evaluates_the_conditional_half_only():
         (lambda: samplers.create("ddim", 1001, LINEAR), "sampler.steps=1001"),
         (lambda: samplers.create("dpm_solver", 0, LINEAR), "sampler.steps=0"),
         (lambda: samplers.create("ddpm", 10, LINEAR, variance="x"), "learned-range, fixed-small"),
+        (lambda: samplers.create("ddim", 300, LINEAR, spacing="stride"), "no stride.*steps=300"),
+        (lambda: samplers.create("ddim", 30, LINEAR, spacing="ldm"), "steps=30 to divide 1000"),
+        (lambda: samplers.create("ddim", 9, LINEAR, spacing="x"), "unknown.*'x'.*leading"),
+        (lambda: samplers.create("heun", 9, LINEAR, spacing="leading"), "unknown.*karras"),
+        (lambda: samplers.create("ddim", 900, LINEAR, spacing="karras"), "visits a timestep twice"),
+        (lambda: samplers.create("ddim", 3, LINEAR, spacing=[9, 5]), "lists 2 .* needs 3"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=[5, 5]), "must decrease, but 5 comes"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=[1000, 5]), "from 1000 to 5 leave"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=[5, -1]), "leave the schedule's 0 to"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=[5.5, 1]), "must be a list of int"),
+        (lambda: samplers.create("dpm_solver", 9, LINEAR, order=4), "order=4 must be 1, 2 or 3"),
+        (lambda: samplers.create("dpm_solver", 9, LINEAR, order=0), "order=0 must be 1, 2 or 3"),
+        (lambda: samplers.create("dpm_solver", 9, LINEAR, method="x"), "unknown.*singlestep"),
+        (lambda: samplers.create("dpm_solver", 9, LINEAR, algorithm="x"), "unknown.*dpmsolver"),
+        (
+            lambda: samplers.create(
+                "dpm_solver", 9, LINEAR, method="singlestep", history="restart"
+            ),
+            "restart needs sampler.method=multistep",
+        ),
+        (
+            lambda: samplers.create("dpm_solver", 9, LINEAR, order=2, exact_curvature=True),
+            "exact_curvature=true needs .*order=3",
+        ),
+        (lambda: samplers.create("pndm", 9, LINEAR, history="x"), "unknown; known: keep, restart"),
+        (lambda: samplers.create("ddpm", 9, LINEAR, fallback="x"), "fallback='x' .*refuse, fixed-"),
         (lambda: NoiseSchedule.create("cosine"), "unknown noise schedule 'cosine'.*ddpm-linear"),
         (lambda: Guidance(-1.0), "guidance.scale=-1"),
     ],
@@ -244,6 +321,203 @@ def test_learned_range_without_learned_sigma_says_what_to_use():
         sampler(lambda x, i: x, torch.zeros(1, 4, 2, 2), noise=lambda i: torch.zeros(1, 4, 2, 2))
 
 
+@pytest.mark.parametrize("fallback", ["fixed-small", "fixed-large"])
+def test_denoisers_with_and_without_learned_variance_take_turns(fallback):
+    """Every step has the variance that its denoiser's outputs allow, whatever the others are."""
+    x, y = golden_start(), torch.tensor([3, 7])
+    noises = torch.randn(10, *x.shape, generator=torch.Generator().manual_seed(0))
+
+    def states(channels, **options):
+        sampler = samplers.create("ddpm", 10, LINEAR, **options)
+        kept = [x]
+        sampler(
+            # From the same state at every step, so that steps can be compared one by one.
+            lambda _, i: golden.analytic_denoiser(x, sampler.timesteps[i], y)[:, : channels(i)],
+            x,
+            noise=lambda step: noises[step],
+            callback=lambda step, t, x, x_0: kept.append(x),
+        )
+        return kept
+
+    mixed = states(lambda i: 8 if i < 5 else 4, fallback=fallback)
+    learned, fixed = states(lambda i: 8), states(lambda i: 4, variance=fallback)
+    assert all(torch.equal(mixed[i], learned[i]) for i in range(6))
+    assert not torch.equal(mixed[6], learned[6])
+    again = states(lambda i: 4, fallback=fallback)
+    assert all(torch.equal(one, other) for one, other in zip(again, fixed, strict=True))
+
+
 def test_time_uniform_ends_at_zero_and_has_one_more_time_than_steps():
-    times = time_uniform(7)
-    assert times[0] == 999 and times[-1] == 0 and len(times) == 8
+    times = samplers.create("dpm_solver", 7, LINEAR).times
+    assert times == [999 * (1 - i / 7) for i in range(8)]
+
+
+@pytest.mark.parametrize("steps", [10, 20, 25, 50, 100, 200, 250])
+def test_stride_spacing_is_the_references(steps):
+    expected = golden.facts("timestep_maps")[f"ddim{steps}"]
+    assert visits("stride", steps, LINEAR)[::-1] == expected
+
+
+def test_spacings_by_hand():
+    assert visits("ldm", 5, LINEAR) == [801, 601, 401, 201, 1]
+    assert visits("leading", 3, LINEAR) == [666, 333, 0]
+    assert visits("trailing", 3, LINEAR) == [999, 666, 332]
+    assert visits("linspace", 4, LINEAR) == [999, 666, 333, 0]
+    assert visits("stride", 30, LINEAR) == list(range(0, 1000, 34))[::-1]
+    assert visits("karras", 2, LINEAR) == [999, 0]
+    assert grid("time-uniform", equal_parts(3), LINEAR) == pytest.approx([999, 666, 333, 0])
+    # sqrt(1000) = 31.62 to 1, halfway 16.31; squared, and counted from 0.
+    assert grid("quadratic", equal_parts(2), LINEAR) == pytest.approx([999, 265.06, 0], abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["time-uniform", "quadratic", "log-snr", "karras"])
+def test_what_a_grid_makes_even_is_even(name):
+    times = np.array(grid(name, equal_parts(8), LINEAR))
+    assert times[0] == pytest.approx(999) and times[-1] == pytest.approx(0, abs=1e-9)
+    half_log_snr = LINEAR.at(times)[2]
+    even = {
+        "time-uniform": times,
+        "quadratic": np.sqrt(times + 1),
+        "log-snr": half_log_snr,
+        "karras": np.exp(-half_log_snr / 7),
+    }[name]
+    np.testing.assert_allclose(np.diff(even), np.diff(even).mean(), rtol=1e-6)
+
+
+def test_time_is_inverted_by_log_snr():
+    times = np.linspace(0, 999, 77)
+    np.testing.assert_allclose(LINEAR.time_at(LINEAR.at(times)[2]), times, atol=1e-7)
+    assert LINEAR.time_at(np.array([100.0, -100.0])).tolist() == [0, 999]
+
+
+@pytest.mark.parametrize(
+    "steps, order, orders",
+    [
+        (9, 3, [3, 3, 2, 1]), (10, 3, [3, 3, 3, 1]), (11, 3, [3, 3, 3, 2]), (3, 3, [2, 1]),
+        (4, 2, [2, 2]), (5, 2, [2, 2, 1]), (3, 1, [1, 1, 1]), (50, 3, [3] * 16 + [2]),
+    ],
+)  # fmt: skip
+def test_singlestep_groups_use_up_the_evaluations(steps, order, orders):
+    assert group_orders(steps, order) == orders
+
+
+def test_singlestep_makes_groups_equal_in_log_snr():
+    sampler = samplers.create(
+        "dpm_solver", 7, LINEAR, spacing="log-snr", order=3, method="singlestep"
+    )
+    half_log_snr = LINEAR.at(sampler.times)[2]
+    np.testing.assert_allclose(np.diff(half_log_snr[[0, 3, 6, 7]], 2), 0, atol=1e-6)
+
+
+def test_solvers_of_first_order_are_ddim():
+    x, y = golden_start(), torch.tensor([3, 7])
+    visited = trailing_inclusive(12)
+    finals = []
+    for name, steps, options in (
+        ("ddim", 12, dict(set_alpha_to_one=False, spacing=visited)),
+        ("dpm_solver", 11, dict(order=1, spacing=visited)),
+        ("dpm_solver", 11, dict(order=1, spacing=visited, algorithm="dpmsolver")),
+        ("dpm_solver", 11, dict(order=1, spacing=visited, method="singlestep")),
+    ):
+        sampler = samplers.create(name, steps, LINEAR, **options)
+        assert sampler.timesteps == visited[: len(sampler.timesteps)]
+        finals.append(
+            sampler(
+                lambda x, i, s=sampler: golden.analytic_denoiser(x, s.timesteps[i], y), x.double()
+            )
+        )
+    for final in finals[1:]:
+        torch.testing.assert_close(final, finals[0], rtol=1e-6, atol=1e-6)
+
+
+def test_restarted_history_is_of_order_1_at_the_switch():
+    """With a switch at every step, a multistep solver that restarts is DDIM."""
+    x, y = golden_start(), torch.tensor([3, 7])
+
+    def final(name, switches, **options):
+        sampler = samplers.create(name, 12, LINEAR, **options)
+        return sampler(
+            lambda x, i: golden.analytic_denoiser(x, sampler.timesteps[i], y), x, switches=switches
+        )
+
+    every = range(1, 13)
+    first = final("dpm_solver", (), order=1)
+    assert torch.equal(final("dpm_solver", every, order=3, history="restart"), first)
+    assert not torch.equal(final("dpm_solver", every, order=3), first)
+    kept, restarted = (final("pndm", [5], history=h) for h in ("keep", "restart"))
+    assert not torch.equal(kept, restarted)
+    assert torch.equal(kept, final("pndm", ()))
+
+
+@pytest.mark.parametrize(
+    "name, steps, evaluations", [("pndm", 10, 11), ("heun", 10, 19), ("dpm_solver", 10, 10)]
+)
+def test_every_evaluation_is_a_step(name, steps, evaluations):
+    sampler = samplers.create(name, steps, LINEAR)
+    asked, told = [], []
+
+    def denoise(x, step):
+        asked.append(step)
+        return x
+
+    sampler(denoise, golden_start(), callback=lambda **step: told.append(step))
+    assert asked == list(range(evaluations)) == [entry["step"] for entry in told]
+    assert [entry["t"] for entry in told] == sampler.timesteps
+    assert all(entry["x"].shape == entry["x_0"].shape == (2, 4, 8, 8) for entry in told)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("ddim", {}),
+        ("ddim", {"eta": 1.0}),
+        ("ddpm", {}),
+        ("dpm_solver", {"order": 3}),
+        ("dpm_solver", {"order": 3, "method": "singlestep", "algorithm": "dpmsolver"}),
+        ("pndm", {}),
+        ("heun", {}),
+    ],
+)
+def test_samplers_stay_in_the_states_precision(name, options):
+    for dtype in (torch.float32, torch.float64):
+        sampler = samplers.create(name, 6, LINEAR, **options)
+        final = sampler(
+            lambda x, step: torch.cat([x, torch.zeros_like(x)], 1),
+            golden_start().to(dtype),
+            noise=lambda step, dtype=dtype: golden_start().to(dtype),
+            callback=lambda step, t, x, x_0, dtype=dtype: dtype_is(x, dtype),
+        )
+        assert final.dtype == dtype
+
+
+def dtype_is(x, dtype):
+    assert x.dtype == dtype
+
+
+def golden_start():
+    return torch.from_numpy(golden.normal("input:samplers", (2, 4, 8, 8)))
+
+
+def test_training_timesteps_are_uniform_over_their_interval():
+    def draw(interval, count=50_000):
+        return draw_timesteps(count, 1000, torch.Generator().manual_seed(0), interval)
+
+    plain = torch.randint(0, 1000, (50,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(draw(None, 50), plain) and torch.equal(draw((0, 1000), 50), plain)
+    counts = draw((300, 310)).bincount(minlength=1000)
+    assert counts[300:310].sum() == 50_000 and (counts[300:310] - 5000).abs().max() < 400
+
+
+@pytest.mark.parametrize("interval", [(500, 500), (600, 500), (-1, 10), (0, 1001)])
+def test_an_interval_without_timesteps_is_refused(interval):
+    with pytest.raises(ValueError, match=r"train.interval=\[-?\d+, \d+\] must be timesteps"):
+        draw_timesteps(1, 1000, torch.Generator(), interval)
+
+
+def test_the_loss_of_a_denoiser_without_learned_sigma_is_its_squared_error():
+    fixture = tensors("train_losses_a")
+    output = golden.normal("input:output", fixture["noise"].shape)
+    losses = training_losses(
+        torch.from_numpy(output), fixture["x_start"], fixture["noise"], fixture["t"], LINEAR
+    )
+    assert torch.equal(losses["loss"], losses["mse"]) and losses["vb"].abs().sum() == 0

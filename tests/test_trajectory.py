@@ -133,7 +133,7 @@ HALF = Allocation.explicit("SSLL")
         (dict(labels=[-1]), r"labels \[-1\] are out of range"),
         (dict(labels=[1, 2], indices=[7]), "2 labels but 1 indices"),
         (dict(labels=[1], guidance_channels=0), "guidance.channels=0 must be 1 or more"),
-        (dict(labels=[1], sampler=samplers.create("ddim", 4, "ldm")), "is ldm, .* ddpm-linear"),
+        (dict(labels=[1], alignment="t"), "alignment='t' is unknown; known: log-snr, timestep"),
         (dict(labels=[1], sampler=sampler(steps=5)), "has 4 steps, the sampler has 5"),
     ],
 )

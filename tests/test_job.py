@@ -1,0 +1,164 @@
+"""From configs to runs: what determines the pixels and nothing else, with stable hashes."""
+
+from types import SimpleNamespace
+
+import hydra
+import pytest
+import torch
+
+from eval.results import content_hash
+from models import DenoiserSpec
+from scripts import job as jobs
+from scripts.cli import CONFIGS
+
+COSTS = {"DiT-S": 1, "DiT-B": 10, "DiT-XL": 100}
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """A zoo without weights."""
+    spec = DenoiserSpec(latent_shape=(4, 7, 7), num_classes=10, null_label=10)
+    return SimpleNamespace(
+        name="fashion",
+        schedule="ddpm-linear",
+        num_classes=10,
+        guidance_channels=4,
+        dtype=torch.float32,
+        denoisers={name: SimpleNamespace(spec=spec) for name in COSTS},
+        weights_sha256=lambda names: dict.fromkeys([*names, "first-stage"], "0" * 64),
+        macs=COSTS.__getitem__,
+    )
+
+
+def create(zoo, *overrides):
+    with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        config = hydra.compose("sample", [*overrides])
+    return jobs.create(config, zoo)
+
+
+@pytest.mark.parametrize(
+    "sampler, settings",
+    [
+        ("ddim", {"name": "ddim", "steps": 50, "eta": 0.0}),
+        ("ddpm", {"name": "ddpm", "steps": 250, "variance": "learned-range"}),
+        (
+            "dpm_solver",
+            {"name": "dpm_solver", "steps": 20, "order": 2, "lower_order_final": True},
+        ),
+    ],
+)
+def test_the_content_of_a_run_of_defaults_is_that_of_the_first_records(zoo, sampler, settings):
+    run = create(zoo, f"sampler={sampler}").run
+    small = round(0.4 * settings["steps"])
+    assert run == {
+        "zoo": "fashion",
+        "weights": dict.fromkeys(("DiT-S", "DiT-XL", "first-stage"), "0" * 64),
+        "sampler": settings,
+        "allocation": f"DiT-S*{small}+DiT-XL*{settings['steps'] - small}",
+        "guidance": {"scale": 1.5, "channels": 4},
+        "labels": "random",
+        "seed": 0,
+        "dtype": "float32",
+    }
+
+
+def test_settings_that_change_the_pixels_are_in_the_run(zoo):
+    overrides = [
+        (),
+        ("sampler.spacing=trailing",),
+        ("sampler.set_alpha_to_one=false",),
+        ("guidance=autoguidance",),
+        ("guidance=interval",),
+        ("guidance.steps=[0,10]",),
+        ("schedule=stable-diffusion",),
+        ("schedule=stable-diffusion", "alignment=timestep"),
+        ("allocation=interleave",),
+        ("sampler=dpm_solver",),
+        ("sampler=dpm_solver", "sampler.history=restart"),
+        ("sampler=dpm_solver", "sampler.method=singlestep"),
+        ("sampler=ldm_ddim",),
+        ("sampler=pndm",),
+        ("sampler=heun",),
+        ("sampler=uvit",),
+    ]
+    hashes = {content_hash(create(zoo, *one).run) for one in overrides}
+    assert len(hashes) == len(overrides)
+
+
+def test_settings_that_do_not_change_the_pixels_are_not(zoo):
+    alike = [
+        [(), ("sampler.spacing=trailing-inclusive",), ("schedule=ddpm-linear",)],
+        [(), ("alignment=timestep",)],
+        [("guidance.scale=1",), ("guidance=autoguidance", "guidance.scale=1")],
+        [
+            ("sampler=dpm_solver", "allocation.small=1"),
+            ("sampler=dpm_solver", "allocation.small=1", "sampler.history=restart"),
+        ],
+        [(), ("allocation=runs", "allocation.runs=DiT-S*20+DiT-XL*30"), ("batch_size=50",)],
+    ]
+    for same in alike:
+        assert len({content_hash(create(zoo, *one).run) for one in same}) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides, allocation",
+    [
+        (["allocation.fractions=[0.2,0.3,0.5]"], "DiT-S*2+DiT-B*3+DiT-XL*5"),
+        (["allocation=large_to_small"], "DiT-XL*5+DiT-S*5"),
+        (["allocation=interleave", "allocation.small=0.2"], None),
+        (["allocation=threshold", "allocation.small=0.25"], "DiT-S*3+DiT-XL*7"),
+        (["allocation=decreasing_probability"], None),
+        (["allocation=switch_snr", "allocation.switches=[-3,1]"], "DiT-S*5+DiT-B*3+DiT-XL*2"),
+        (["allocation=runs", "allocation.runs=DiT-XL*1+DiT-S*9"], "DiT-XL*1+DiT-S*9"),
+        (["sampler=pndm", "allocation.small=0.5"], "DiT-S*6+DiT-XL*5"),
+        (["sampler=heun", "allocation.small=0.5"], "DiT-S*10+DiT-XL*9"),
+    ],
+)
+def test_allocations_by_config(zoo, overrides, allocation):
+    sampler = [] if any(one.startswith("sampler=") for one in overrides) else ["sampler=ddim"]
+    job = create(zoo, *sampler, *overrides, "sampler.steps=10")
+    assert len(job.allocation) == len(job.sampler.timesteps)
+    assert allocation is None or str(job.allocation) == allocation
+
+
+@pytest.mark.parametrize(
+    "overrides, nfe, macs",
+    [
+        (["guidance.scale=1"], 10, 4 * 1 + 6 * 100),
+        ([], 20, 2 * (4 * 1 + 6 * 100)),
+        (["guidance=autoguidance"], 16, 4 * 1 + 6 * (100 + 1)),
+        (["guidance.steps=[2,5]"], 13, 4 * 1 + 6 * 100 + 2 * 1 + 1 * 100),
+        (["guidance=autoguidance", "guidance.steps=[2,5]"], 11, 4 * 1 + 6 * 100 + 1),
+        (["allocation.small=0", "guidance=autoguidance"], 20, 10 * 101),
+    ],
+)
+def test_the_cost_counts_every_network_that_is_evaluated(zoo, overrides, nfe, macs):
+    job = create(zoo, "sampler.steps=10", *overrides)
+    assert job.cost() == {"nfe": nfe, "macs_per_image": macs}
+
+
+def test_the_weights_of_a_guide_are_in_the_run(zoo):
+    run = create(zoo, "allocation.small=0", "guidance=autoguidance").run
+    assert run["weights"].keys() == {"DiT-XL", "DiT-S", "first-stage"}
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["sampler.spacing=[9,5]"], "lists 2 timesteps"),
+        (["sampler.spacing=stride", "sampler.steps=300"], "no stride"),
+        (["guidance.steps=5"], "guidance.steps=5 must be"),
+        (["guidance.steps=[60,70]"], "contain none of the 50 steps"),
+        (["guidance.guide=DiT-Q"], "guide='DiT-Q' is unknown"),
+        (["alignment=naive"], "alignment=naive is unknown"),
+        (["schedule=cosine"], "unknown noise schedule 'cosine'"),
+        (["allocation.rule=x"], "allocation.rule=x is unknown; known: fractions"),
+        (["allocation=runs", "allocation.runs=DiT-S*9"], "has 9 steps, the sampler has 50"),
+        (["allocation=runs", "allocation.runs=DiT-S"], r"is not NAME\*COUNT"),
+        (["allocation=switch_snr", "allocation.switches=[1,-1]"], "2 ascending"),
+        (["allocation=switch_snr", "allocation.switches=[1,2,3]"], "needs 4 different denoisers"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(zoo, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        create(zoo, *overrides)

@@ -16,6 +16,10 @@ class DenoiserSpec:
         learn_sigma: True if C more output channels hold variance logits v in about [-1, 1]
             (Nichol & Dhariwal 2021, eq. 15).
         schedule: name of the noise schedule it was trained on (see ``samplers.NoiseSchedule``).
+        timestep_offset: the network is called with index + offset for an index 0..T-1 of its
+            schedule; U-ViT's latent recipe counts 1..T.
+        latent_space: name of the first stage whose latents it was trained on, its scale included
+            (``sd-vae``: scaled by 0.18215); None for a zoo with a first stage of its own.
     """
 
     latent_shape: tuple[int, int, int]
@@ -24,3 +28,5 @@ class DenoiserSpec:
     prediction_type: str = "epsilon"
     learn_sigma: bool = True
     schedule: str = "ddpm-linear"
+    timestep_offset: int = 0
+    latent_space: str | None = None

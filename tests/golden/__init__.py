@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent
 SEED = 20240226
-_TABLES = ("embedding_table.weight", "label_emb.weight", "pos_embed")
+_TABLES = (
+    "embedding_table.weight",
+    "label_emb.weight",
+    "cond_stage_model.embedding.weight",
+    "pos_embed",
+)
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import torch
 from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 
+from models.layouts import dit_from_diffusers
 from models.spec import DenoiserSpec
 
 
@@ -129,8 +130,8 @@ class DiT(nn.Module):
         self.x_embedder = PatchEmbed((height, width_latent), patch_size, channels, width)
         self.t_embedder = TimestepEmbedder(width, frequency_shift=frequency_shift)
         self.y_embedder = LabelEmbedder(num_classes, width)
-        table = torch.from_numpy(position_table(width, *self.grid)).float().unsqueeze(0)
-        self.pos_embed = nn.Parameter(table, requires_grad=False)
+        self.width = width
+        self.pos_embed = nn.Parameter(self.position_table(), requires_grad=False)
         self.blocks = nn.ModuleList(DiTBlock(width, num_heads, mlp_ratio) for _ in range(depth))
         self.final_layer = FinalLayer(width, patch_size, self.out_channels)
         self._initialise()
@@ -170,6 +171,17 @@ class DiT(nn.Module):
         for block in self.blocks:
             x_BND = block(x_BND, c_BD)
         return self._unpatchify(self.final_layer(x_BND, c_BD)).to(x.dtype)
+
+    def position_table(self) -> Tensor:
+        """(1, N, D) float32: what ``pos_embed`` is, fixed."""
+        return torch.from_numpy(position_table(self.width, *self.grid)).float().unsqueeze(0)
+
+    def native_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict in DiT's or in diffusers' layout -> in DiT's."""
+        if "transformer_blocks.0.attn1.to_q.weight" not in state:
+            return state
+        state = dit_from_diffusers(state, len(self.blocks))
+        return {"pos_embed": self.position_table(), **state}
 
     def _unpatchify(self, x_BND: Tensor) -> Tensor:
         (rows, columns), p = self.grid, self.patch_size

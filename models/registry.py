@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from models import dit, unet, uvit
+from models import dit, first_stage, unet, uvit
 from models.classifier import Classifier
-from models.first_stage import IdentityFirstStage, KLFirstStage
 
 # architecture -> constructor with every size as a keyword
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -14,8 +13,10 @@ _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "U-Net": unet.LDM,
     "U-ViT": uvit.UViT,
     "classifier": Classifier,
-    "first-stage-kl": KLFirstStage,
-    "first-stage-identity": IdentityFirstStage,
+    "first-stage-kl": first_stage.KLFirstStage,
+    "first-stage-vq": first_stage.VQFirstStage,
+    "first-stage-tiny": first_stage.TinyFirstStage,
+    "first-stage-identity": first_stage.IdentityFirstStage,
 }
 _CONFIGURATIONS = {
     name: (architecture, sizes)
@@ -25,7 +26,7 @@ _CONFIGURATIONS = {
         ("U-ViT", uvit.CONFIGURATIONS),
     )
     for name, sizes in table.items()
-}
+} | first_stage.CONFIGURATIONS
 
 
 def names() -> list[str]:

@@ -1,5 +1,6 @@
 """What a denoiser tells the rest of the house about itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -30,3 +31,32 @@ class DenoiserSpec:
     schedule: str = "ddpm-linear"
     timestep_offset: int = 0
     latent_space: str | None = None
+
+
+# Predictions that follow from one another and the state at known noise (Salimans & Ho 2022).
+CONVERTIBLE = ("epsilon", "sample", "v_prediction")
+
+
+def check_stitchable(specs: Mapping[str, DenoiserSpec]) -> None:
+    """Raise ValueError unless any two of ``specs`` (name -> spec) can share a trajectory.
+
+    Noise schedules may differ: they are aligned by log-SNR.
+    """
+    for name, spec in specs.items():
+        if spec.prediction_type not in CONVERTIBLE:
+            raise ValueError(
+                f"{name} predicts {spec.prediction_type!r}, which cannot be converted; known: "
+                + ", ".join(CONVERTIBLE)
+            )
+    (first, here), *others = specs.items()
+    for other, there in others:
+        differences = [
+            f"{fact} is {getattr(here, fact)} and {getattr(there, fact)}"
+            for fact in ("latent_shape", "latent_space", "num_classes")
+            if getattr(here, fact) != getattr(there, fact)
+        ]
+        if differences:
+            raise ValueError(
+                f"{first} and {other} cannot be stitched: {'; '.join(differences)}; "
+                "take denoisers of the same latents and classes"
+            )

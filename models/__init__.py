@@ -3,13 +3,14 @@
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.layouts import save_diffusers
 from models.registry import create
-from models.spec import DenoiserSpec
+from models.spec import DenoiserSpec, check_stitchable
 from models.zoo import Zoo, load_zoo
 
 __all__ = [
     "CheckpointError",
     "DenoiserSpec",
     "Zoo",
+    "check_stitchable",
     "create",
     "load_checkpoint",
     "load_zoo",

@@ -181,7 +181,7 @@ class DiT(nn.Module):
         if "transformer_blocks.0.attn1.to_q.weight" not in state:
             return state
         state = dit_from_diffusers(state, len(self.blocks))
-        return {"pos_embed": self.position_table(), **state}
+        return {"pos_embed": self.position_table().to(next(iter(state.values()))), **state}
 
     def _unpatchify(self, x_BND: Tensor) -> Tensor:
         (rows, columns), p = self.grid, self.patch_size

@@ -125,11 +125,10 @@ class UViT(nn.Module):
         Returns:
             (B, C, H, W) epsilon.
         """
-        tokens = [self.patch_embed(x.to(self.pos_embed.dtype))]
-        tokens.insert(0, timestep_sinusoid(t, self.width).to(self.pos_embed.dtype).unsqueeze(1))
-        if self.spec.num_classes:
-            tokens.insert(0, self.label_emb(y).unsqueeze(1))
-        x_BND = torch.cat(tokens, dim=1) + self.pos_embed  # label, time, patches
+        patches_BND = self.patch_embed(x.to(self.pos_embed.dtype))
+        time_B1D = timestep_sinusoid(t, self.width).to(self.pos_embed.dtype).unsqueeze(1)
+        label = [self.label_emb(y).unsqueeze(1)] if self.spec.num_classes else []
+        x_BND = torch.cat([*label, time_B1D, patches_BND], dim=1) + self.pos_embed
         skips = []
         for block in self.in_blocks:
             x_BND = block(x_BND)

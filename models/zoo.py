@@ -118,15 +118,29 @@ class Zoo:
 
     @property
     def preview(self) -> nn.Module:
-        if "preview" not in self.card:
+        if not self.has("preview"):
             raise ValueError(f"zoo {self.name} has no preview decoder")
         return self._load("preview", torch.float32)
 
+    def has(self, name: str) -> bool:
+        """Whether the card has a network of that name."""
+        return name in self.card.denoisers or name.replace("-", "_") in self.card
+
     def checkpoint(self, name: str) -> Path:
-        """The weights of ``name``: a denoiser, or ``first-stage``, ``preview`` or ``classifier``."""
-        if self.files:
-            return self._file(name).path
-        return (ROOT / self.card.checkpoints / f"{name}.safetensors").resolve()
+        """The weights of a denoiser, or of ``first-stage``, ``preview`` or ``classifier``."""
+        return self.file(name).path
+
+    def file(self, name: str) -> PublishedFile:
+        """The file with the weights of ``name``; that of a shipped zoo has no URL."""
+        if not self.files:
+            path = ROOT / self.card.checkpoints / f"{name}.safetensors"
+            return PublishedFile(name, path.resolve(), ())
+        key = self._entry(name).get("file", name)
+        if key not in self.files:
+            raise ValueError(
+                f"zoo {self.name} has no file {key!r} for {name}; known: {', '.join(self.files)}"
+            )
+        return self.files[key]
 
     def weights_sha256(self, names: Iterable[str]) -> dict[str, str]:
         """SHA-256 of the weights of ``names`` and of the first stage.
@@ -179,21 +193,13 @@ class Zoo:
         entry = OmegaConf.to_container(self._entry(name), resolve=True)
         return {key: value for key, value in entry.items() if key != "file"}
 
-    def _file(self, name: str) -> PublishedFile:
-        key = self._entry(name).get("file", name)
-        if key not in self.files:
-            raise ValueError(
-                f"zoo {self.name} has no file {key!r} for {name}; known: {', '.join(self.files)}"
-            )
-        return self.files[key]
-
     def _existing(self, name: str) -> Path:
-        path = self.checkpoint(name)
-        if self.files and not path.exists():
+        file = self.file(name)
+        if file.urls and not file.path.exists():
             raise CheckpointError(
-                f"the weights of {name} are not there; {self._file(name).how_to_get(self.name)}"
+                f"the weights of {name} are not there; {file.how_to_get(self.name)}"
             )
-        return path
+        return file.path
 
     def _load_denoiser(self, name: str) -> nn.Module:
         if name not in self.card.denoisers:
@@ -206,8 +212,7 @@ class Zoo:
             path = self._existing(name)
             with torch.device("meta"):
                 network = create(**self._sizes(name)).to(dtype)
-            ema = self._file(name).ema if self.files else True
-            load_checkpoint(network, path, ema, self.device)
+            load_checkpoint(network, path, self.file(name).ema, self.device)
             network = network.to(self.device, dtype).eval().requires_grad_(False)
             self._networks[name] = network
         return self._networks[name]

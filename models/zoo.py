@@ -171,6 +171,10 @@ class Zoo:
             facts = {
                 "latent_shape": (spec.latent_shape, tuple(self.card.latent_shape)),
                 "num_classes": (spec.num_classes, self.num_classes),
+                "prediction_type": (
+                    spec.prediction_type,
+                    self.card.get("prediction_type", spec.prediction_type),
+                ),
             }
             if spec.latent_space is not None:
                 scale = FIRST_STAGES[spec.latent_space][1].get("scale", 1.0)
@@ -198,6 +202,12 @@ class Zoo:
         if file.urls and not file.path.exists():
             raise CheckpointError(
                 f"the weights of {name} are not there; {file.how_to_get(self.name)}"
+            )
+        # A download is recorded when it is checked; a file that was put there by hand is not.
+        if file.sha256 and not record_path(file.path).exists() and file.state() != "present":
+            raise CheckpointError(
+                f"{file.path} is not the published file of {name}: its SHA-256 is not "
+                f"{file.sha256[:16]}...; {file.how_to_get(self.name)}"
             )
         return file.path
 

@@ -101,6 +101,7 @@ def test_a_pair_that_cannot_be_stitched_is_named_with_what_differs(change, messa
             {"first_stage.name": "vq-f8"},
             "zoo imagenet256-dit: DiT-S was trained with first_stage sd-vae, the zoo has vq-f8",
         ),
+        ({"prediction_type": "sample"}, "trained with prediction_type epsilon, the zoo has sample"),
         (
             {"first_stage.scale": 0.13025},
             "DiT-S was trained with latent scale 0.18215, the zoo has 0.13025",
@@ -128,6 +129,17 @@ def test_missing_weights_come_with_the_command_the_url_and_the_path(tmp_path):
             str(tmp_path / "DiT-XL-2-256x256.pt"),
         ):
             assert part in str(error.value)
+
+
+def test_a_file_put_there_by_hand_is_held_to_the_published_checksum(tmp_path):
+    zoo = models.Zoo(card("imagenet256-dit", {"checkpoints": str(tmp_path)}))
+    path = zoo.checkpoint("preview")
+    path.parent.mkdir()
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="not the published file of preview: its SHA-256"):
+        zoo.preview  # noqa: B018
+    with pytest.raises(CheckpointError, match="python -m scripts.download zoo=imagenet256-dit"):
+        zoo.preview  # noqa: B018
 
 
 def test_a_network_whose_file_the_card_lacks_is_named(tmp_path):
@@ -162,6 +174,7 @@ def test_official_files_of_a_zoo_load_as_they_are_published(tmp_path):
     tiny.denoisers["DiT-S"].update(TINY_DIT)
     tiny.denoisers["U-ViT-H"].update({**TINY_DIT, "depth": 2})
     tiny.first_stage.update(TINY_STAGE)
+    tiny.files["sd-vae-ft-ema"].sha256 = None
     sources = {}
     for name in ("DiT-S", "U-ViT-H", "first-stage"):
         entry = tiny.first_stage if name == "first-stage" else tiny.denoisers[name]

@@ -4,12 +4,19 @@ import argparse
 import hashlib
 import json
 import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from models.pickles import Foreign, read_pickle
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 class CheckpointError(ValueError):
@@ -22,20 +29,26 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds all of it or does not change, even if killed."""
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A name to write to; ``path`` then holds all of it or does not change, even if killed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds all of it or does not change, even if killed."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def save_checkpoint(module: nn.Module, path: str | Path, provenance: dict) -> None:
@@ -57,7 +70,8 @@ def save_tensors(tensors: dict[str, Tensor], path: str | Path, provenance: dict)
     """Store named tensors as safetensors, with a provenance record beside them."""
     path = Path(path)
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomically(path, save(contiguous))
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary)
     record = {"file": path.name, "sha256": sha256_of(path), **provenance}
     write_atomically(record_path(path), (json.dumps(record, indent=2) + "\n").encode())
 
@@ -67,23 +81,57 @@ def record_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def load_checkpoint(module: nn.Module, path: str | Path) -> None:
+def load_checkpoint(
+    module: nn.Module, path: str | Path, ema: bool = True, device: torch.device | str | None = None
+) -> None:
     """Load weights into ``module``, in place; they are cast to its dtypes.
 
+    A module built on the meta device gets its storage here, entry by entry: no second copy is made.
+
     Args:
-        path: ``.safetensors``, or ``.pt`` / ``.ckpt`` holding a plain state dict or one under the
-            key ``ema`` (preferred), as DiT's training script writes. Pickles are read with
-            ``weights_only``. If a provenance record ``<stem>.json`` lies beside the file, the
-            file's SHA-256 is checked against it.
+        path: ``.safetensors``, or ``.pt`` / ``.pth`` / ``.ckpt`` / ``.bin`` holding a state dict,
+            or a folder of diffusers. If a provenance record ``<stem>.json`` lies beside the file,
+            the file's SHA-256 is checked against it. The names may be those of any layout that
+            the module's ``native_state`` knows, with a prefix such as ``module.`` before all.
+        ema: take the averaged weights where the file has both.
+        device: where a module on the meta device goes; default: CPU.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, fails its checksum, or holds another
-            architecture; the message names the first differing keys. The module is then unchanged.
+        CheckpointError: if the file is missing, damaged, fails its checksum, holds another
+            architecture, or values that are not finite in the module's dtype. The module is then
+            unchanged.
     """
     path = Path(path)
-    state = read_tensors(path)
-    _check_architecture(module.state_dict(), state, path)
-    module.load_state_dict(state)
+    expected = module.state_dict()
+    on_meta = any(value.is_meta for value in expected.values())
+    dtype = next((v.dtype for v in expected.values() if v.is_floating_point()), None)
+    state = read_tensors(path, ema, dtype, (device or "cpu") if on_meta else "cpu")
+    state = _without_prefix(state, next(iter(expected)))
+    if hasattr(module, "native_state"):
+        try:
+            state = module.native_state(state)
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {path} cannot be converted: {error}") from error
+    _check_architecture(expected, state, path)
+    module.load_state_dict(state, assign=on_meta)
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights that ``path`` is, or that a folder of diffusers holds.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = [f"diffusion_pytorch_model.{suffix}" for suffix in ("safetensors", "bin")]
+        for file in (path / name for name in names):
+            if file.is_file():
+                return file
+        raise CheckpointError(f"folder {path} holds no weights: neither {' nor '.join(names)}")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    return path
 
 
 def recorded_sha256(path: str | Path) -> str:
@@ -92,9 +140,7 @@ def recorded_sha256(path: str | Path) -> str:
     Raises:
         CheckpointError: if the file is missing or differs from its record.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+    path = weights_file(path)
     actual = sha256_of(path)
     record = record_path(path)
     expected = json.loads(record.read_text())["sha256"] if record.is_file() else actual
@@ -106,34 +152,133 @@ def recorded_sha256(path: str | Path) -> str:
     return actual
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(
+    path: str | Path,
+    ema: bool = True,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, checked against its provenance record if there is one.
 
+    Args:
+        path: see ``load_checkpoint``; a state dict may lie under ``ema``, ``state_dict`` (with
+            Lightning's ``model_ema.*`` beside it) or ``model``. Pickles are read with
+            ``weights_only`` or, if they name foreign classes, by ``models.pickles``.
+        ema: take the averaged weights where the file has both.
+        dtype: cast floating-point tensors to it, one by one; they must be finite then.
+        device: where the tensors go.
+
     Raises:
-        CheckpointError: if it is missing, damaged, or holds more than tensors.
+        CheckpointError: if it is missing, damaged, or no state dict.
     """
-    path = Path(path)
+    path = weights_file(path)
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise CheckpointError(
+            f"checkpoint {path} is a web page, not weights: the host answered with a page of its "
+            "own (Google Drive does when a file's quota is used up); delete it and download again "
+            "later, or by hand"
+        )
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise CheckpointError(
+            f"checkpoint {path} is of an unknown format; known: .safetensors, {', '.join(PICKLES)}"
+        )
     recorded_sha256(path)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        # DiT's training script stores its parsed arguments beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Read, not mapped: a cast leaves nothing of the original in memory.
+            with safe_open(path, framework="pt", backend="pread") as file:
+                return {
+                    name: _place(name, file.get_tensor(name), dtype, device, path)
+                    for name in file.keys()  # noqa: SIM118 (it is no dict)
+                }
+        content = _read_pickle(path)
+    except CheckpointError:
+        raise
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    except Exception as error:  # pickle.UnpicklingError: refused by weights_only
+    except Exception as error:  # pickle.UnpicklingError; a damaged pickle can raise anything
         raise CheckpointError(
-            f"checkpoint {path} was refused, it holds more than tensors: {error}"
+            f"checkpoint {path} was refused, it is damaged or holds more than tensors: {error}"
         ) from error
-    if isinstance(state, dict):
-        state = state.get("ema", state)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(
-            f"checkpoint {path} is no state dict: it must map names to tensors, by itself or under "
-            "the key ema"
-        )
+    state = _state_dict(content, ema, path)
+    return {name: _place(name, value, dtype, device, path) for name, value in state.items()}
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        # DiT's training script stores its parsed arguments beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            mapped = zipfile.is_zipfile(path)  # files from before 2020 cannot be
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception:  # most often pickle.UnpicklingError, because of a foreign class
+        if not zipfile.is_zipfile(path):
+            raise
+        return read_pickle(path)
+
+
+def _state_dict(content: object, ema: bool, path: Path) -> dict[str, Tensor]:
+    """The state dict that a pickle is or contains."""
+    state = content
+    if isinstance(content, dict):
+        for key in ("ema", "state_dict", "model") if ema else ("model", "state_dict"):
+            if isinstance(content.get(key), dict):
+                state = content[key]
+                break
+    if not isinstance(state, dict) or not state:
+        state = {"": None}
+    for name, value in state.items():
+        if isinstance(value, Foreign):
+            raise CheckpointError(
+                f"checkpoint {path} was refused, it holds more than tensors: {name} is an object "
+                f"of {value.origin}"
+            )
+        if not isinstance(value, Tensor) or not isinstance(name, str):
+            raise CheckpointError(
+                f"checkpoint {path} is no state dict: it must map names to tensors, by itself or "
+                "under the key ema, state_dict or model"
+            )
+    return _lightning_ema(dict(state), ema)
+
+
+def _lightning_ema(state: dict[str, Tensor], ema: bool) -> dict[str, Tensor]:
+    """Put averages in their place: ``model_ema.`` + the name below ``model.`` without its dots."""
+    averages = {name: state.pop(name) for name in list(state) if name.startswith("model_ema.")}
+    if ema:
+        for name in state:
+            average = "model_ema." + name.removeprefix("model.").replace(".", "")
+            if name.startswith("model.") and average in averages:
+                state[name] = averages[average]
     return state
+
+
+def _place(name: str, value: Tensor, dtype: torch.dtype | None, device, path: Path) -> Tensor:
+    if dtype is None or not value.is_floating_point():
+        return value.to(device)
+    placed = value.to(device, dtype)
+    if not placed.isfinite().all():
+        if value.isfinite().all():
+            problem = (
+                f"{name} reaches {value.abs().max().item():.3g}, too large for {dtype}; "
+                "use another precision (bf16 or fp32)"
+            )
+        else:
+            bad = int((~value.isfinite()).sum())
+            problem = f"{name} has {bad} values that are NaN or infinite; get another copy"
+        raise CheckpointError(f"checkpoint {path} cannot be used: {problem}")
+    return placed
+
+
+def _without_prefix(state: dict[str, Tensor], anchor: str) -> dict[str, Tensor]:
+    """Names without a prefix that all share, such as ``module.``, known by one expected name."""
+    found = [name for name in state if name.endswith(f".{anchor}")]
+    if anchor in state or len(found) != 1:
+        return state
+    prefix = found[0].removesuffix(anchor)
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
 
 
 def _check_architecture(expected: dict, found: dict, path: Path) -> None:
@@ -147,6 +292,6 @@ def _check_architecture(expected: dict, found: dict, path: Path) -> None:
     if problems:
         raise CheckpointError(
             f"checkpoint {path} is of another architecture, {len(problems)} entries differ: "
-            + "; ".join(problems[:3])
-            + ("; ..." if len(problems) > 3 else "")
+            + "; ".join(problems[:5])
+            + ("; ..." if len(problems) > 5 else "")
         )

@@ -11,21 +11,22 @@ import torch
 from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 
+from models.layouts import dit_from_diffusers
 from models.spec import DenoiserSpec
 
 
 class TimestepEmbedder(nn.Module):
     """Timestep (fractional allowed, in units of training steps) -> vector of the model's width."""
 
-    def __init__(self, width: int, frequency_width: int = 256):
+    def __init__(self, width: int, frequency_width: int = 256, frequency_shift: int = 0):
         super().__init__()
-        self.frequency_width = frequency_width
+        self.frequency_width, self.frequency_shift = frequency_width, frequency_shift
         self.mlp = nn.Sequential(
             nn.Linear(frequency_width, width), nn.SiLU(), nn.Linear(width, width)
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        sinusoid_BF = timestep_sinusoid(t, self.frequency_width)
+        sinusoid_BF = timestep_sinusoid(t, self.frequency_width, shift=self.frequency_shift)
         return self.mlp(sinusoid_BF.to(self.mlp[0].weight.dtype))
 
 
@@ -82,6 +83,9 @@ class DiT(nn.Module):
         num_classes: real classes; label ``num_classes`` is the null class.
         learn_sigma: also predict variance logits (2C output channels instead of C).
         schedule: name of the noise schedule the weights belong to.
+        latent_space: name of the first stage they belong to; see ``DenoiserSpec``.
+        frequency_shift: 1 gives the timestep frequencies of diffusers' DiT class, which spreads
+            them over 127 intervals instead of the 128 that all published weights were trained with.
 
     Raises:
         ValueError: if the sizes do not fit one another.
@@ -98,6 +102,8 @@ class DiT(nn.Module):
         num_classes: int = 1000,
         learn_sigma: bool = True,
         schedule: str = "ddpm-linear",
+        latent_space: str | None = None,
+        frequency_shift: int = 0,
     ):
         super().__init__()
         channels, height, width_latent = (int(n) for n in latent_shape)
@@ -116,15 +122,16 @@ class DiT(nn.Module):
             null_label=num_classes,
             learn_sigma=learn_sigma,
             schedule=schedule,
+            latent_space=latent_space,
         )
         self.patch_size = patch_size
         self.grid = (height // patch_size, width_latent // patch_size)
         self.out_channels = 2 * channels if learn_sigma else channels
         self.x_embedder = PatchEmbed((height, width_latent), patch_size, channels, width)
-        self.t_embedder = TimestepEmbedder(width)
+        self.t_embedder = TimestepEmbedder(width, frequency_shift=frequency_shift)
         self.y_embedder = LabelEmbedder(num_classes, width)
-        table = torch.from_numpy(position_table(width, *self.grid)).float().unsqueeze(0)
-        self.pos_embed = nn.Parameter(table, requires_grad=False)
+        self.width = width
+        self.pos_embed = nn.Parameter(self.position_table(), requires_grad=False)
         self.blocks = nn.ModuleList(DiTBlock(width, num_heads, mlp_ratio) for _ in range(depth))
         self.final_layer = FinalLayer(width, patch_size, self.out_channels)
         self._initialise()
@@ -165,6 +172,17 @@ class DiT(nn.Module):
             x_BND = block(x_BND, c_BD)
         return self._unpatchify(self.final_layer(x_BND, c_BD)).to(x.dtype)
 
+    def position_table(self) -> Tensor:
+        """(1, N, D) float32: what ``pos_embed`` is, fixed."""
+        return torch.from_numpy(position_table(self.width, *self.grid)).float().unsqueeze(0)
+
+    def native_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict in DiT's or in diffusers' layout -> in DiT's."""
+        if "transformer_blocks.0.attn1.to_q.weight" not in state:
+            return state
+        state = dit_from_diffusers(state, len(self.blocks))
+        return {"pos_embed": self.position_table().to(next(iter(state.values()))), **state}
+
     def _unpatchify(self, x_BND: Tensor) -> Tensor:
         (rows, columns), p = self.grid, self.patch_size
         x = x_BND.reshape(-1, rows, columns, p, p, self.out_channels)
@@ -176,10 +194,12 @@ def modulate(x_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x_BND * (1 + scale) + shift
 
 
-def timestep_sinusoid(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """(B,) timesteps -> (B, width) float32 sinusoids, cosines first (DiT, ADM, U-ViT)."""
+def timestep_sinusoid(
+    t: Tensor, width: int, max_period: float = 10_000.0, shift: int = 0
+) -> Tensor:
+    """(B,) timesteps -> (B, width) float32 sinusoids, cosines first (DiT, ADM, LDM, U-ViT)."""
     half = width // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
+    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - shift)
     angles = t.float()[:, None] * torch.exp(-math.log(max_period) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -203,7 +223,9 @@ def position_table(width: int, rows: int, columns: int) -> np.ndarray:
 # name -> (width, depth, heads); each exists with patch size 2, 4 and 8 (DiT paper, table 1).
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 CONFIGURATIONS = {
-    f"DiT-{size}/{patch}": dict(width=width, depth=depth, num_heads=heads, patch_size=patch)
+    f"DiT-{size}/{patch}": dict(
+        width=width, depth=depth, num_heads=heads, patch_size=patch, latent_space="sd-vae"
+    )
     for size, (width, depth, heads) in SIZES.items()
     for patch in (2, 4, 8)
 }

@@ -1,30 +1,72 @@
 """First stages: images to latents and back."""
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from torch import Tensor, nn
 
+from models.layouts import autoencoder_state
 
-class KLFirstStage(nn.Module):
-    """A KL-regularised autoencoder (Rombach et al. 2022) with the latents' scale.
+
+class FirstStage(nn.Module):
+    """An autoencoder of diffusers with the latents' scale.
 
     Args:
-        scale: latents = scale * autoencoder's latents, so that they have unit variance.
-        config: arguments of ``diffusers.AutoencoderKL``.
+        autoencoder: the network.
+        scale: latents = scale * autoencoder's latents, so that they have about unit variance.
+        rounding: how decoded images become uint8; see ``to_uint8``.
     """
 
-    def __init__(self, scale: float, **config):
+    def __init__(self, autoencoder: nn.Module, scale: float, rounding: str):
         super().__init__()
-        # The published autoencoders clamp nothing and quantise in the same way, so one decode
-        # path serves them and ours.
-        self.scale = scale
-        self.autoencoder = AutoencoderKL(**config)
+        if rounding not in _ROUNDINGS:
+            raise ValueError(f"rounding {rounding!r} is unknown; known: {', '.join(_ROUNDINGS)}")
+        self.scale, self.rounding = scale, rounding
+        self.autoencoder = autoencoder
 
     def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(C, H, W) of an image -> (c, h, w) of its latents."""
         factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         _, height, width = image_shape
         return self.autoencoder.config.latent_channels, height // factor, width // factor
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) uint8 images -> (B, c, h, w) latents.
+
+        Args:
+            noise: (B, c, h, w) standard normal, for a sample of the posterior where there is one;
+                None: its mean.
+        """
+        dtype = next(self.autoencoder.parameters()).dtype
+        return self.scale * self._latents(to_unit_range(images).to(dtype), noise)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, c, h, w) latents -> (B, C, H, W) uint8 images."""
+        dtype = next(self.autoencoder.parameters()).dtype
+        images = self.autoencoder.decode((latents / self.scale).to(dtype)).sample
+        return to_uint8(images, self.rounding)
+
+    def _latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        return self.autoencoder.encode(images).latents
+
+    def native_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of ours, of CompVis or of diffusers -> ours."""
+        if any(name.startswith("autoencoder.") for name in state):
+            return state
+        return {f"autoencoder.{name}": value for name, value in autoencoder_state(state).items()}
+
+
+class KLFirstStage(FirstStage):
+    """A KL-regularised autoencoder (Rombach et al. 2022).
+
+    Args:
+        scale, rounding: see ``FirstStage``.
+        config: arguments of ``diffusers.AutoencoderKL``.
+    """
+
+    def __init__(self, scale: float, rounding: str = "nearest", **config):
+        super().__init__(AutoencoderKL(**config), scale, rounding)
 
     @torch.no_grad()
     def normalise(self, mean: Tensor, std: Tensor) -> None:
@@ -44,22 +86,33 @@ class KLFirstStage(nn.Module):
         out.bias += out.weight[:, :, 0, 0] @ mean
         out.weight *= std.view(1, -1, 1, 1)
 
-    @torch.no_grad()
-    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) uint8 images -> (B, c, h, w) latents: the posterior's mean, or a sample.
+    def _latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        posterior = self.autoencoder.encode(images).latent_dist
+        return posterior.mean if noise is None else posterior.mean + posterior.std * noise
 
-        Args:
-            noise: (B, c, h, w) standard normal, for a sample of the posterior.
-        """
-        posterior = self.autoencoder.encode(to_unit_range(images)).latent_dist
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        return self.scale * latents
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, c, h, w) latents -> (B, C, H, W) uint8 images."""
-        dtype = next(self.autoencoder.parameters()).dtype
-        return to_uint8(self.autoencoder.decode((latents / self.scale).to(dtype)).sample)
+class VQFirstStage(FirstStage):
+    """A vector-quantised autoencoder (Esser et al. 2021): latents are quantised when decoded.
+
+    Args:
+        scale, rounding: see ``FirstStage``.
+        config: arguments of ``diffusers.VQModel``.
+    """
+
+    def __init__(self, scale: float = 1.0, rounding: str = "nearest", **config):
+        super().__init__(VQModel(**config), scale, rounding)
+
+
+class TinyFirstStage(FirstStage):
+    """A small, fast stand-in for another autoencoder (TAESD); its latents are scaled already.
+
+    Args:
+        scale, rounding: see ``FirstStage``.
+        config: arguments of ``diffusers.AutoencoderTiny``.
+    """
+
+    def __init__(self, scale: float = 1.0, rounding: str = "nearest", **config):
+        super().__init__(AutoencoderTiny(**config), scale, rounding)
 
 
 class IdentityFirstStage(nn.Module):
@@ -79,6 +132,61 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Float in about [-1, 1] -> uint8, clamped and rounded down as DiT's sampling script does."""
-    return (127.5 * images.float() + 128).clamp(0, 255).to(torch.uint8)
+def to_uint8(images: Tensor, rounding: str = "nearest") -> Tensor:
+    """Float in about [-1, 1] -> uint8, clamped.
+
+    Args:
+        rounding: of 255 (x + 1) / 2: ``nearest`` as DiT's and U-ViT's sampling scripts do, or
+            ``down`` as LDM's do.
+    """
+    return _ROUNDINGS[rounding](images.float()).to(torch.uint8)
+
+
+_ROUNDINGS = {
+    "nearest": lambda images: (127.5 * images + 128).clamp(0, 255),
+    "down": lambda images: 255 * ((images + 1) / 2).clamp(0, 1),
+}
+
+_DOWN, _UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
+# name -> architecture, sizes. The name stands for the latent space: its scale is part of it.
+CONFIGURATIONS = {
+    # Stable Diffusion's autoencoder; ft-ema and ft-mse are weights of it.
+    "sd-vae": (
+        "first-stage-kl",
+        dict(
+            scale=0.18215,
+            down_block_types=(_DOWN,) * 4,
+            up_block_types=(_UP,) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=4,
+        ),
+    ),
+    # CompVis' VQ models, used with unscaled latents.
+    "vq-f8": (
+        "first-stage-vq",
+        dict(
+            rounding="down",
+            down_block_types=(_DOWN,) * 3 + ("AttnDownEncoderBlock2D",),
+            up_block_types=("AttnUpDecoderBlock2D",) + (_UP,) * 3,
+            block_out_channels=(128, 256, 256, 512),
+            layers_per_block=2,
+            latent_channels=4,
+            num_vq_embeddings=16384,
+        ),
+    ),
+    "vq-f4": (
+        "first-stage-vq",
+        dict(
+            rounding="down",
+            down_block_types=(_DOWN,) * 3,
+            up_block_types=(_UP,) * 3,
+            block_out_channels=(128, 256, 512),
+            layers_per_block=2,
+            latent_channels=3,
+            num_vq_embeddings=8192,
+        ),
+    ),
+    # A preview of sd-vae latents.
+    "taesd": ("first-stage-tiny", {}),
+}

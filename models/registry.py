@@ -4,18 +4,29 @@ from collections.abc import Callable
 
 from torch import nn
 
-from models import dit
+from models import dit, first_stage, unet, uvit
 from models.classifier import Classifier
-from models.first_stage import IdentityFirstStage, KLFirstStage
 
 # architecture -> constructor with every size as a keyword
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "DiT": dit.DiT,
+    "U-Net": unet.LDM,
+    "U-ViT": uvit.UViT,
     "classifier": Classifier,
-    "first-stage-kl": KLFirstStage,
-    "first-stage-identity": IdentityFirstStage,
+    "first-stage-kl": first_stage.KLFirstStage,
+    "first-stage-vq": first_stage.VQFirstStage,
+    "first-stage-tiny": first_stage.TinyFirstStage,
+    "first-stage-identity": first_stage.IdentityFirstStage,
 }
-_CONFIGURATIONS = {name: ("DiT", sizes) for name, sizes in dit.CONFIGURATIONS.items()}
+_CONFIGURATIONS = {
+    name: (architecture, sizes)
+    for architecture, table in (
+        ("DiT", dit.CONFIGURATIONS),
+        ("U-Net", unet.CONFIGURATIONS),
+        ("U-ViT", uvit.CONFIGURATIONS),
+    )
+    for name, sizes in table.items()
+} | first_stage.CONFIGURATIONS
 
 
 def names() -> list[str]:

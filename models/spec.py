@@ -1,5 +1,6 @@
 """What a denoiser tells the rest of the house about itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -18,9 +19,12 @@ class DenoiserSpec:
             (Nichol & Dhariwal 2021, eq. 15).
         schedule: name of the noise schedule it was trained on (see ``samplers.NoiseSchedule``).
         fractional_timesteps: False if it may be called at whole timesteps only.
-        timestep_offset: how it counts timestep 0 of its schedule; U-ViT counts from 1.
+        timestep_offset: the network is called with index + offset for an index 0..T-1 of its
+            schedule; U-ViT's latent recipe counts 1..T.
         label_width: D if it takes (B, D) label embeddings in the place of labels, and makes them
             with ``embed_labels(y)``; else None.
+        latent_space: name of the first stage whose latents it was trained on, its scale included
+            (``sd-vae``: scaled by 0.18215); None for a zoo with a first stage of its own.
     """
 
     latent_shape: tuple[int, int, int]
@@ -32,3 +36,33 @@ class DenoiserSpec:
     fractional_timesteps: bool = True
     timestep_offset: float = 0.0
     label_width: int | None = None
+    latent_space: str | None = None
+
+
+# Predictions that follow from one another and the state at known noise (Salimans & Ho 2022).
+CONVERTIBLE = ("epsilon", "x0", "v", "velocity")
+
+
+def check_stitchable(specs: Mapping[str, DenoiserSpec]) -> None:
+    """Raise ValueError unless any two of ``specs`` (name -> spec) can share a trajectory.
+
+    Noise schedules may differ: they are aligned by log-SNR.
+    """
+    for name, spec in specs.items():
+        if spec.prediction_type not in CONVERTIBLE:
+            raise ValueError(
+                f"{name} predicts {spec.prediction_type!r}, which cannot be converted; known: "
+                + ", ".join(CONVERTIBLE)
+            )
+    (first, here), *others = specs.items()
+    for other, there in others:
+        differences = [
+            f"{fact} is {getattr(here, fact)} and {getattr(there, fact)}"
+            for fact in ("latent_shape", "latent_space", "num_classes")
+            if getattr(here, fact) != getattr(there, fact)
+        ]
+        if differences:
+            raise ValueError(
+                f"{first} and {other} cannot be stitched: {'; '.join(differences)}; "
+                "take denoisers of the same latents and classes"
+            )

@@ -1,18 +1,75 @@
 """Zoos: denoisers that share data, latent space and first stage, ordered by cost."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from models.checkpoint import load_checkpoint, recorded_sha256
+from models.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    record_path,
+    recorded_sha256,
+    sha256_of,
+)
 from models.cost import macs
+from models.first_stage import CONFIGURATIONS as FIRST_STAGES
 from models.registry import create
+from models.spec import DenoiserSpec, check_stitchable
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "configs" / "zoo"
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file that a card says where to get.
+
+    Attributes:
+        name: its key in the card.
+        path: where it belongs.
+        urls: where it comes from, mirrors last.
+        size: about how large it is, for people; None if nobody says.
+        sha256: as published, or None: then as recorded when it was first downloaded.
+        licence: of the file.
+        member: the file's name in the zip that the URLs give.
+        ema: take averaged weights where the file has both.
+    """
+
+    name: str
+    path: Path
+    urls: tuple[str, ...]
+    size: str | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    member: str | None = None
+    ema: bool = True
+
+    def expected_sha256(self) -> str | None:
+        record = record_path(self.path)
+        recorded = json.loads(record.read_text())["sha256"] if record.is_file() else None
+        return self.sha256 or recorded
+
+    def state(self) -> str:
+        """``missing``, ``bad checksum``, ``present``, or ``unverified`` if no checksum is known."""
+        if not self.path.is_file():
+            return "missing"
+        expected = self.expected_sha256()
+        if expected is None:
+            return "unverified"
+        return "present" if sha256_of(self.path) == expected else "bad checksum"
+
+    def how_to_get(self, zoo: str) -> str:
+        """What to do if it is not there."""
+        inside = f" (of it {self.member})" if self.member else ""
+        return (
+            f"run python -m scripts.download zoo={zoo}, or fetch {self.urls[0]}{inside} "
+            f"and put it at {self.path}"
+        )
 
 
 class Zoo:
@@ -25,8 +82,14 @@ class Zoo:
 
     Attributes:
         denoisers: mapping name -> denoiser, ordered by cost.
+        specs: mapping name -> spec of the denoiser, known from the card alone.
         first_stage: images <-> latents.
-        schedule: name of the denoisers' noise schedule.
+        preview: a fast stand-in for the first stage, if the card has one.
+        files: mapping key -> ``PublishedFile``; empty for a zoo that is shipped.
+        schedule: name of the noise schedule that is sampled on.
+
+    Raises:
+        ValueError: if the card's denoisers cannot be stitched; nothing is loaded then.
     """
 
     def __init__(self, card: DictConfig, device="cpu", dtype: torch.dtype = torch.float32):
@@ -36,6 +99,14 @@ class Zoo:
         self.guidance_channels: int = card.guidance_channels
         self.schedule: str = card.schedule
         self.image_shape: tuple[int, int, int] = tuple(card.image_shape)
+        self.files: dict[str, PublishedFile] = {
+            key: _published_file(key, entry, ROOT / card.checkpoints)
+            for key, entry in card.get("files", {}).items()
+        }
+        self.specs: dict[str, DenoiserSpec] = {
+            name: self.skeleton(name).spec for name in card.denoisers
+        }
+        self._check()
         self.denoisers = _Lazy(list(card.denoisers), self._load_denoiser)
         self._networks: dict[str, nn.Module] = {}
         self._macs: dict[str, int] = {}
@@ -43,11 +114,33 @@ class Zoo:
 
     @property
     def first_stage(self) -> nn.Module:
-        return self._load(self.card.first_stage_weights, self.card.first_stage, torch.float32)
+        return self._load("first-stage", torch.float32)
+
+    @property
+    def preview(self) -> nn.Module:
+        if not self.has("preview"):
+            raise ValueError(f"zoo {self.name} has no preview decoder")
+        return self._load("preview", torch.float32)
+
+    def has(self, name: str) -> bool:
+        """Whether the card has a network of that name."""
+        return name in self.card.denoisers or name.replace("-", "_") in self.card
 
     def checkpoint(self, name: str) -> Path:
-        """The weights of ``name``: a denoiser's, or the file name of another network's."""
-        return (ROOT / self.card.checkpoints / f"{name}.safetensors").resolve()
+        """The weights of a denoiser, or of ``first-stage``, ``preview`` or ``classifier``."""
+        return self.file(name).path
+
+    def file(self, name: str) -> PublishedFile:
+        """The file with the weights of ``name``; that of a shipped zoo has no URL."""
+        key = self._entry(name).get("file", name)
+        if not self.files:
+            path = ROOT / self.card.checkpoints / f"{key}.safetensors"
+            return PublishedFile(key, path.resolve(), ())
+        if key not in self.files:
+            raise ValueError(
+                f"zoo {self.name} has no file {key!r} for {name}; known: {', '.join(self.files)}"
+            )
+        return self.files[key]
 
     def weights_sha256(self, names: Iterable[str]) -> dict[str, str]:
         """SHA-256 of the weights of ``names`` and of the first stage.
@@ -55,28 +148,83 @@ class Zoo:
         Raises:
             CheckpointError: if one is missing or not what its provenance record says.
         """
-        names = [*names, self.card.first_stage_weights]
-        for name in names:
+        # The first stage goes by its file's name: one latent space may have several decoders.
+        networks = {name: name for name in names} | {self.file("first-stage").name: "first-stage"}
+        for name in networks.values():
             if name not in self._sha256:
-                self._sha256[name] = recorded_sha256(self.checkpoint(name))
-        return {name: self._sha256[name] for name in names}
+                self._sha256[name] = recorded_sha256(self._existing(name))
+        return {key: self._sha256[name] for key, name in networks.items()}
 
     def macs(self, name: str) -> int:
         """Multiply-accumulates of one forward of a denoiser at batch 1; see ``models.cost``."""
         if name not in self._macs:
-            self._macs[name] = macs(self.denoisers[name])
+            self._macs[name] = macs(self.skeleton(name))
         return self._macs[name]
+
+    def skeleton(self, name: str) -> nn.Module:
+        """The network ``name`` without storage: on the meta device."""
+        with torch.device("meta"):
+            return create(**self._sizes(name)).to("meta")
+
+    def _check(self) -> None:
+        check_stitchable(self.specs)
+        stage = self.card.first_stage
+        for name, spec in self.specs.items():
+            facts = {
+                "latent_shape": (spec.latent_shape, tuple(self.card.latent_shape)),
+                "num_classes": (spec.num_classes, self.num_classes),
+                "prediction_type": (
+                    spec.prediction_type,
+                    self.card.get("prediction_type", spec.prediction_type),
+                ),
+            }
+            if spec.latent_space is not None:
+                scale = FIRST_STAGES[spec.latent_space][1].get("scale", 1.0)
+                facts["first_stage"] = (spec.latent_space, stage.name)
+                facts["latent scale"] = (scale, stage.get("scale", scale))
+            for fact, (ours, cards) in facts.items():
+                if ours != cards:
+                    raise ValueError(
+                        f"zoo {self.name}: {name} was trained with {fact} {ours}, the zoo has "
+                        f"{cards}; correct the card or take {name} out of it"
+                    )
+
+    def _entry(self, name: str) -> DictConfig:
+        if name in self.card.denoisers:
+            return self.card.denoisers[name]
+        return self.card[name.replace("-", "_")]
+
+    def _sizes(self, name: str) -> dict:
+        """Arguments of ``create``."""
+        entry = OmegaConf.to_container(self._entry(name), resolve=True)
+        return {key: value for key, value in entry.items() if key != "file"}
+
+    def _existing(self, name: str) -> Path:
+        file = self.file(name)
+        if file.urls and not file.path.exists():
+            raise CheckpointError(
+                f"the weights of {name} are not there; {file.how_to_get(self.name)}"
+            )
+        # A download is recorded when it is checked; a file that was put there by hand is not.
+        if file.sha256 and not record_path(file.path).exists() and file.state() != "present":
+            raise CheckpointError(
+                f"{file.path} is not the published file of {name}: its SHA-256 is not "
+                f"{file.sha256[:16]}...; {file.how_to_get(self.name)}"
+            )
+        return file.path
 
     def _load_denoiser(self, name: str) -> nn.Module:
         if name not in self.card.denoisers:
             known = ", ".join(self.card.denoisers)
             raise ValueError(f"zoo {self.name} has no denoiser {name!r}; known: {known}")
-        return self._load(name, self.card.denoisers[name], self.dtype)
+        return self._load(name, self.dtype)
 
-    def _load(self, name: str, entry: DictConfig, dtype: torch.dtype) -> nn.Module:
+    def _load(self, name: str, dtype: torch.dtype) -> nn.Module:
         if name not in self._networks:
-            network = create(**OmegaConf.to_container(entry, resolve=True))
-            load_checkpoint(network, self.checkpoint(name))
+            path = self._existing(name)
+            with torch.device("meta"):
+                network = create(**self._sizes(name)).to(dtype)
+            load_checkpoint(network, path, self.file(name).ema, self.device)
             network = network.to(self.device, dtype).eval().requires_grad_(False)
             self._networks[name] = network
         return self._networks[name]
@@ -101,6 +249,20 @@ class _Lazy(Mapping):
         return len(self._names)
 
 
+def _published_file(key: str, entry: DictConfig, folder: Path) -> PublishedFile:
+    facts = OmegaConf.to_container(entry, resolve=True)
+    path = (folder / facts.pop("path")).resolve()
+    try:
+        return PublishedFile(key, path, tuple(facts.pop("urls")), **facts)
+    except TypeError as error:
+        raise ValueError(f"files.{key} of the card: {error}") from error
+
+
+def names() -> list[str]:
+    """Every zoo that has a card."""
+    return sorted(card.stem for card in CARDS.glob("*.yaml"))
+
+
 def load_zoo(name: str, device="cpu", dtype: torch.dtype = torch.float32) -> Zoo:
     """The zoo of the card ``configs/zoo/NAME.yaml``.
 
@@ -109,6 +271,5 @@ def load_zoo(name: str, device="cpu", dtype: torch.dtype = torch.float32) -> Zoo
     """
     path = CARDS / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(card.stem for card in CARDS.glob("*.yaml")))
-        raise ValueError(f"unknown zoo {name!r}; known: {known}")
+        raise ValueError(f"unknown zoo {name!r}; known: {', '.join(names())}")
     return Zoo(OmegaConf.load(path), device, dtype)

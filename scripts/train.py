@@ -47,7 +47,7 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
     """Train one network by its recipe, resuming where an earlier call stopped, and export it."""
     run = Path(config.runs) / "train" / config.zoo.name / recipe.name
     export = Path(config.export) / f"{recipe.name}.safetensors"
-    network_entry = network_config(config, recipe)
+    network_entry = network_config(config, recipe.name)
     recipe_entry = OmegaConf.to_container(recipe)
     recipe_hash = content_hash({"recipe": recipe_entry, "network": network_entry})
     if export.with_suffix(".json").exists():
@@ -68,7 +68,7 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
     ema = copy.deepcopy(network).eval().requires_grad_(False)
 
     def first_stage() -> nn.Module:
-        stage = models.create(**config.zoo.first_stage).to(device).eval()
+        stage = models.create(**network_config(config, "first-stage")).to(device).eval()
         models.load_checkpoint(stage, Path(config.export) / "first-stage.safetensors")
         return stage
 
@@ -229,14 +229,16 @@ def resume(path: Path, state: dict, recipe_hash: str, device) -> tuple[int, floa
     return saved["step"], saved["seconds"]
 
 
-def network_config(config: DictConfig, recipe: DictConfig) -> dict:
-    """Name and sizes of the recipe's network, as the zoo's card has them."""
-    entry = {
-        "classifier": lambda: config.zoo.classifier,
-        "first-stage": lambda: config.zoo.first_stage,
-        "first-stage-ft": lambda: config.zoo.first_stage,
-    }.get(recipe.name, lambda: config.zoo.denoisers[recipe.name])()
-    return OmegaConf.to_container(entry, resolve=True)
+def network_config(config: DictConfig, name: str) -> dict:
+    """Architecture and sizes of a network, as the zoo's card has them."""
+    others = {
+        "classifier": "classifier",
+        "first-stage": "first_stage",
+        "first-stage-ft": "first_stage",
+    }
+    entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[name]
+    sizes = OmegaConf.to_container(entry, resolve=True)
+    return {key: value for key, value in sizes.items() if key != "file"}
 
 
 def metrics_logger(config: DictConfig, recipe: DictConfig):

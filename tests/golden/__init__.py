@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent
 SEED = 20240226
-_TABLES = ("embedding_table.weight", "label_emb.weight", "pos_embed")
+_TABLES = (
+    "embedding_table.weight",
+    "label_emb.weight",
+    "cond_stage_model.embedding.weight",
+    "pos_embed",
+)
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:
@@ -28,21 +33,21 @@ def normal(name: str, shape) -> np.ndarray:
     return generator.standard_normal(shape).astype(np.float32)
 
 
+def entry(name: str, shape) -> np.ndarray:
+    """The float32 array that the recipe puts into a state dict's entry."""
+    z = normal(name, tuple(shape))
+    if len(shape) >= 2:
+        scale = 0.5 if name.endswith(_TABLES) else 1 / np.sqrt(np.prod(shape[1:]))
+        return np.float32(scale) * z
+    return np.float32(0.02) * z + (np.float32(1) if name.endswith(".weight") else 0)
+
+
 @torch.no_grad()
 def fill(module: nn.Module, keep: tuple[str, ...] = ("pos_embed",)) -> None:
     """Fill a network's entries by the recipe; entries named in ``keep`` stay as constructed."""
     for name, value in module.state_dict().items():
-        if name in keep:
-            continue
-        z = normal(name, tuple(value.shape))
-        if value.ndim >= 2:
-            scale = 0.5 if name.endswith(_TABLES) else 1 / np.sqrt(np.prod(value.shape[1:]))
-            z = np.float32(scale) * z
-        elif name.endswith(".weight"):
-            z = 1 + np.float32(0.02) * z
-        else:
-            z = np.float32(0.02) * z
-        value.copy_(torch.from_numpy(z))
+        if name not in keep:
+            value.copy_(torch.from_numpy(entry(name, value.shape)))
 
 
 def analytic_denoiser(x: Tensor, t: float, y: Tensor) -> Tensor:

@@ -1,0 +1,49 @@
+"""Convert weights: ``python -m scripts.convert network=DiT-XL/2 source=A.pt target=B.safetensors``.
+
+Reads what ``models.load_checkpoint`` reads. A target that ends in .safetensors has native names;
+any other is a folder in diffusers' layout (DiT).
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+import models
+from models.checkpoint import recorded_sha256, save_tensors
+from models.dit import DiT
+from scripts import launch
+from scripts.cli import UserError, command
+
+log = logging.getLogger("convert")
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@command("convert")
+def main(config: DictConfig) -> None:
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision={config.precision} is unknown; known: {', '.join(PRECISIONS)}")
+    with torch.device("meta"):
+        network = models.create(config.network).to(PRECISIONS[config.precision])
+    target = Path(config.target)
+    if target.suffix != ".safetensors" and not isinstance(network, DiT):
+        raise UserError(f"target={target}: only a DiT can be written for diffusers")
+    models.load_checkpoint(network, config.source, config.ema)
+    provenance = {
+        "network": config.network,
+        "source": str(config.source),
+        "source_sha256": recorded_sha256(config.source),
+        "ema": config.ema,
+        "commit": launch.commit(),
+    }
+    if target.suffix == ".safetensors":
+        save_tensors(network.state_dict(), target, provenance)
+    else:
+        models.save_diffusers(network, target, provenance)
+    log.info("%s: %s -> %s", config.network, config.source, target)
+
+
+if __name__ == "__main__":
+    main()

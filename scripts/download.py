@@ -1,0 +1,184 @@
+"""Get a zoo's published files: ``python -m scripts.download zoo=imagenet256-dit [what=all]``.
+
+Interrupted, the same command goes on where it stopped. A file gets its name when it is whole and
+its checksum is right; the checksum is recorded beside it.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+import models
+from models.checkpoint import record_path, replacing, sha256_of, write_atomically
+from models.zoo import PublishedFile
+from scripts.cli import UserError, command
+
+log = logging.getLogger("download")
+
+KINDS = ("weights", "reference", "all")
+TIMEOUT = 60  # seconds without an answer
+
+
+class DownloadError(Exception):
+    """A URL did not give the file; the message says what it gave."""
+
+
+@command("download")
+def main(config: DictConfig) -> None:
+    if config.what not in KINDS:
+        raise UserError(f"what={config.what} is unknown; known: {', '.join(KINDS)}")
+    zoo = models.Zoo(config.zoo)
+    if not zoo.files:
+        log.info("zoo %s is shipped; there is nothing to download", zoo.name)
+        return
+    wanted = [
+        file
+        for name, file in zoo.files.items()
+        if config.what == "all" or (config.what == "reference") == (name == "reference")
+    ]
+    if config.dry_run:
+        for file in wanted:
+            log.info("%-14s %-12s %s", file.name, file.state(), file.size or "size unknown")
+            log.info("    to   %s\n    from %s", file.path, "\n      or ".join(file.urls))
+        return
+    problems = []
+    for file in wanted:
+        try:
+            log.info("%s: %s", file.name, get(file))
+        except DownloadError as error:
+            problems.append(f"{file.name}: {error}; put it at {file.path}")
+    if problems:
+        raise UserError(
+            f"{len(problems)} of {len(wanted)} files could not be downloaded. "
+            "Fetch them by hand or run the command again: " + " | ".join(problems)
+        )
+
+
+def get(file: PublishedFile) -> str:
+    """Make sure that ``file`` is there and right; return what was done.
+
+    Raises:
+        DownloadError: if no URL gives it, naming them all.
+    """
+    state = file.state()
+    if state == "present":
+        return "is there"
+    if state == "unverified":
+        _record(file, url=None)
+        return "was there; its checksum is recorded"
+    problems = []
+    for url in file.urls:
+        # A name of its own for every mirror: what one began, another must not go on with.
+        part = file.path.with_name(f".{file.path.name}.{zlib.crc32(url.encode()):08x}.part")
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            _transfer(url, part)
+            _accept(file, part)
+        except Exception as error:  # each way of transfer has errors of its own
+            problems.append(f"{url} ({type(error).__name__}: {error})")
+            continue
+        _record(file, url)
+        return f"downloaded to {file.path}"
+    raise DownloadError(", ".join(problems))
+
+
+def _transfer(url: str, part: Path) -> None:
+    """Complete ``part``, going on with what is there."""
+    host = urlsplit(url).hostname
+    if host == "drive.google.com":
+        _from_drive(url, part)
+    elif host == "huggingface.co":
+        _from_hub(url, part)
+    else:
+        _from_http(url, part)
+
+
+def _from_http(url: str, part: Path) -> None:
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and done:  # nothing is left to send
+            return
+        raise
+    with response:
+        if response.status != 206:  # the host sends all of it again
+            done = 0
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        with (
+            open(part, "ab" if done else "wb") as out,
+            tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.name) as bar,
+        ):
+            while block := response.read(1 << 20):
+                out.write(block)
+                bar.update(len(block))
+    if total is not None and part.stat().st_size != total:
+        raise DownloadError(f"{part.stat().st_size} of {total} bytes came; run it again to go on")
+
+
+def _from_drive(url: str, part: Path) -> None:
+    import gdown  # needed for Google Drive only
+
+    name = urlsplit(url).path.split("/")[3]  # /file/d/ID/view
+    gdown.download(id=name, output=str(part), resume=True)
+
+
+def _from_hub(url: str, part: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
+    owner, repository, _, revision, *path = urlsplit(url).path.strip("/").split("/")
+    folder = part.with_suffix(".hub")
+    file = hf_hub_download(
+        f"{owner}/{repository}", "/".join(path), revision=revision, local_dir=folder
+    )
+    os.replace(file, part)
+    shutil.rmtree(folder)
+
+
+def _accept(file: PublishedFile, part: Path) -> None:
+    """Give a complete ``part`` its name if it is what it should be; else remove it."""
+    try:
+        with open(part, "rb") as content:
+            if content.read(64).lstrip()[:1] == b"<":
+                raise DownloadError("the host sent a web page, such as a quota notice")
+        with replacing(file.path) as temporary:
+            if file.member is None:
+                os.replace(part, temporary)
+            else:
+                with (
+                    zipfile.ZipFile(part) as archive,
+                    archive.open(file.member) as source,
+                    open(temporary, "wb") as target,
+                ):
+                    shutil.copyfileobj(source, target, 1 << 20)
+            actual, expected = sha256_of(temporary), file.expected_sha256()
+            if expected not in (None, actual):
+                raise DownloadError(
+                    f"its SHA-256 is {actual[:16]}..., it should be {expected[:16]}..."
+                )
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _record(file: PublishedFile, url: str | None) -> None:
+    record = {"file": file.path.name, "sha256": sha256_of(file.path), "url": url}
+    record |= {"bytes": file.path.stat().st_size, "licence": file.licence}
+    write_atomically(record_path(file.path), (json.dumps(record, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    sys.argv = ["dry_run=true" if argument == "--dry-run" else argument for argument in sys.argv]
+    main()

@@ -1,0 +1,115 @@
+"""The native LDM U-Net against the reference network."""
+
+import pytest
+import torch
+
+import models
+from models.cost import macs
+from tests import golden
+
+
+@pytest.fixture(scope="module")
+def case():
+    network = models.create("LDM-S").eval()
+    golden.fill(network)
+    fixture = golden.arrays("ldm_unet_LDM-S")
+    return network, {name: torch.from_numpy(array) for name, array in fixture.items()}
+
+
+@torch.no_grad()
+def test_output_equals_the_reference(case):
+    network, fixture = case
+    assert (network.embed(fixture["y"]) - fixture["context"]).abs().max() == 0
+    output = network(fixture["x"], fixture["t"], fixture["y"])
+    assert (output - fixture["out"]).abs().max() < 2e-5
+
+
+@torch.no_grad()
+def test_output_under_a_random_context_equals_the_reference(case):
+    network, fixture = case
+    unet = network.model["diffusion_model"]
+    output = unet(fixture["x"], fixture["t"], fixture["uc_context"])
+    assert (output - fixture["out_uc"]).abs().max() < 2e-5
+
+
+def test_state_dict_keys_and_shapes_are_those_of_the_official_checkpoint(case):
+    network, _ = case
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
+    assert shapes == golden.facts("keys_ldm_LDM-S")
+
+
+@pytest.mark.parametrize("name", ["LDM-S", "LDM"])
+def test_parameters_and_multiply_accumulates_are_those_published(name):
+    with torch.device("meta"):
+        network = models.create(name)
+    facts = golden.facts("facts")["models"][f"{name} U-Net@32x32x4"]
+    count = [
+        sum(p.numel() for p in part.parameters())
+        for part in (network.model, network.cond_stage_model)
+    ]
+    assert count == [facts["params"], facts["class_embedding_params"]]
+    assert macs(network.to("meta")) == facts["macs"]
+
+
+def test_the_public_ldm_4_has_its_published_size():
+    with torch.device("meta"):
+        network = models.create("cin256-v2")
+    total = sum(p.numel() for p in network.parameters())
+    assert total == 400_920_579 + 1001 * 512  # U-Net and class embedder
+    assert network.spec.latent_shape == (3, 64, 64)
+    assert network.spec.null_label == 1000
+    blocks = [m for m in network.modules() if type(m).__name__ == "TransformerBlock"]
+    assert {block.attn1.num_heads for block in blocks} == {1}
+
+
+@torch.no_grad()
+def test_a_uniform_embedding_stands_for_no_class_and_is_always_the_same(case):
+    network, _ = case
+    null = torch.tensor([network.spec.null_label])
+    drawn = network.embed(null)
+    assert drawn.shape == (1, 1, 256)
+    assert 0 <= drawn.min() < 0.1 and 0.9 < drawn.max() < 1
+    assert torch.equal(drawn, models.create("LDM-S").embed(null))
+    assert "uniform_embedding" not in network.state_dict()
+
+
+@torch.no_grad()
+def test_odd_latents_are_restored_to_their_size():
+    network = models.create(
+        "U-Net", latent_shape=(4, 7, 5), model_channels=32, context_width=8, num_classes=3
+    )
+    golden.fill(network)
+    output = network(torch.randn(2, 4, 7, 5), torch.tensor([0.5, 999.0]), torch.tensor([0, 3]))
+    assert output.shape == (2, 4, 7, 5)
+    assert output.isfinite().all()
+
+
+@torch.no_grad()
+def test_half_precision_weights_take_and_give_float32():
+    network = models.create(
+        "U-Net",
+        latent_shape=(4, 8, 8),
+        model_channels=32,
+        context_width=8,
+        num_classes=3,
+        unconditional="uniform-embedding",
+    )
+    golden.fill(network)
+    arguments = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([1, 3])
+    expected = network(*arguments)
+    output = network.to(torch.bfloat16)(*arguments)
+    assert output.dtype == torch.float32
+    assert (output - expected).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(model_channels=48), "model_channels 48 must be a multiple of 32"),
+        (dict(num_head_channels=48), "num_head_channels 48"),
+        (dict(unconditional="zeros"), "'zeros' is unknown; known: null-class, uniform-embedding"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        models.create("LDM-S", **wrong)

@@ -70,7 +70,7 @@ SPEC = DenoiserSpec((4, 32, 32), 1000, 1000, latent_space="sd-vae")
 
 
 def test_denoisers_of_other_schedules_can_be_stitched():
-    others = dict(schedule="stable-diffusion", prediction_type="v_prediction", null_label=None)
+    others = dict(schedule="stable-diffusion", prediction_type="v", null_label=None)
     check_stitchable({"A": SPEC, "B": dataclasses.replace(SPEC, **others)})
 
 

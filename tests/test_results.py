@@ -35,7 +35,7 @@ def test_the_hash_does_not_depend_on_the_order_of_keys_or_on_a_trip_through_a_fi
 
 
 def test_the_hash_is_the_same_on_every_machine():
-    assert content_hash({"b": [1, 2.5, None], "a": {"x": "é"}}) == "6837b6380c8cb42d"
+    assert content_hash({"b": [1, 2.5, None], "a": {"x": "é"}}) == "79b05ccf654de022"
 
 
 def test_different_content_has_different_hashes():

@@ -142,9 +142,13 @@ def protocol_text(config: DictConfig, table: list[dict]) -> str:
     return (
         f"zoo {config.zoo.name}, {sampler.name} {sampler.steps} steps, guidance "
         f"{config.guidance.scale:g}, {config.num_images:,} images, seed {config.seed}, "
-        f"{table[0]['dtype']}; "
-        f"times: {table[0]['device']}, batch {config.batch_size}"
+        f"{table[0]['dtype']}"
     )
+
+
+def timing_text(config: DictConfig, table: list[dict]) -> str:
+    """What the times of a figure were measured on."""
+    return f"; times: {table[0]['device']}, batch {config.batch_size}"
 
 
 def draw_fraction(path: Path, config: DictConfig, table: list[dict], _) -> None:
@@ -171,9 +175,8 @@ def draw_pareto(path: Path, config: DictConfig, table: list[dict], _) -> None:
         "fid": pareto_frontier(times, [entry["fid"] for entry in table]),
         "is": pareto_frontier(times, [-entry["is"] for entry in table]),
     }
-    plots.frontiers(
-        path, table, frontiers, title=config.figure.title, caption=protocol_text(config, table)
-    )
+    caption = protocol_text(config, table) + timing_text(config, table)
+    plots.frontiers(path, table, frontiers, title=config.figure.title, caption=caption)
 
 
 def draw_grid(path: Path, config: DictConfig, table: list[dict], points: list[jobs.Job]) -> None:

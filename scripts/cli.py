@@ -66,6 +66,11 @@ def user_errors() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     text = str(error).split("Config search path:")[0]
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing and "Available options" not in text:
+        # Hydra lists the options of groups but not those of a group's sub-folder.
+        options = sorted(path.stem for path in (CONFIGS / missing).parent.glob("*.yaml"))
+        text += f" Available options in '{Path(missing).parent}': {' '.join(options)}"
     parent = getattr(error.__cause__, "parent_node", None)
     if parent is not None:
         # An override of a key that does not exist.

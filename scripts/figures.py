@@ -83,17 +83,18 @@ def make_missing(config: DictConfig, points: list[jobs.Job], evaluator, store) -
             f"figure={config.figure.name} lacks {len(missing)} records of {len(unique)} (first: "
             f"{missing[0].allocation}); make them with the same command and run=true"
         )
-    tera = {id(job): job.cost()["macs_per_image"] * job.num_images / 1e12 for job in missing}
+    macs = [job.cost()["macs_per_image"] * job.num_images for job in missing]
     overall = tqdm(
-        total=round(sum(tera.values()), 1),
+        total=sum(macs),
         desc=f"{len(missing)} points",
-        unit="TMAC",
+        unit="MAC",
+        unit_scale=True,
         disable=not launch.is_main(),
         smoothing=0,
     )
-    for job in missing:
+    for job, cost in zip(missing, macs, strict=True):
         make_record(job, evaluator, store)
-        overall.update(round(tera[id(job)], 1))
+        overall.update(cost)
     overall.close()
 
 

@@ -5,6 +5,7 @@ with ``run=true`` (alone or under torchrun).
 """
 
 import csv
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -184,7 +185,7 @@ def draw_grid(path: Path, config: DictConfig, table: list[dict], points: list[jo
     """The first images of every allocation of the first series, one allocation a row."""
     rows = []
     for job in points:
-        few = jobs.with_images(job, GRID_IMAGES)
+        few = dataclasses.replace(job, num_images=GRID_IMAGES)
         sample_missing(few)  # nothing, unless the samples of a recorded run were deleted
         rows.append(next(few.samples.batches(GRID_IMAGES))[0])
     labels = [f"{entry['fractions'].split()[0]}" for entry in table[: len(points)]]

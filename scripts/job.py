@@ -263,8 +263,3 @@ def _label_rule(rule, num_classes: int) -> str | list[int]:
 def load_zoo(config: DictConfig, device: torch.device) -> models.Zoo:
     """The zoo of the composed config (``configs/zoo/NAME.yaml`` with the command's overrides)."""
     return models.Zoo(config.zoo, device, launch.dtype(config.precision, device))
-
-
-def with_images(job: Job, num_images: int) -> Job:
-    """The same run, of another number of images."""
-    return dataclasses.replace(job, num_images=num_images)

@@ -35,12 +35,11 @@ def main(config: DictConfig) -> None:
         log.info("sha256 of the images: %s", folder_digest(job.samples, job.num_images))
 
 
-def sample_missing(job: jobs.Job, description: str | None = None) -> int:
+def sample_missing(job: jobs.Job) -> int:
     """Make this rank's part of the shards that are missing; return how many images that were.
 
     Args:
         job: the run; every rank calls with the same.
-        description: of the progress bar.
     """
     folder = job.samples
     if launch.is_main():
@@ -58,7 +57,7 @@ def sample_missing(job: jobs.Job, description: str | None = None) -> int:
     with tqdm(
         total=total,
         unit="img",
-        desc=description or str(job.allocation),
+        desc=str(job.allocation),
         disable=not launch.is_main(),
         smoothing=0,
     ) as bar:

@@ -81,7 +81,8 @@ class Zoo:
         dtype: of the denoisers' weights; the first stage stays in float32.
 
     Attributes:
-        denoisers: mapping name -> denoiser, ordered by cost.
+        denoisers: mapping name -> denoiser; those of one family are ordered by cost.
+        default_denoisers: names that an allocation takes when it is told none, ordered by cost.
         specs: mapping name -> spec of the denoiser, known from the card alone.
         first_stage: images <-> latents.
         preview: a fast stand-in for the first stage, if the card has one.
@@ -103,6 +104,7 @@ class Zoo:
             key: _published_file(key, entry, ROOT / card.checkpoints)
             for key, entry in card.get("files", {}).items()
         }
+        self.default_denoisers: list[str] = list(card.get("default_denoisers", card.denoisers))
         self.specs: dict[str, DenoiserSpec] = {
             name: self.skeleton(name).spec for name in card.denoisers
         }

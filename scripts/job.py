@@ -193,11 +193,11 @@ def fractions(config: DictConfig, zoo: models.Zoo) -> dict[str, float]:
 
 
 def _names(group: DictConfig, zoo: models.Zoo, count: int, setting: str) -> list[str]:
-    """``count`` denoisers, as ``setting`` needs: those that ``group`` names, or by size."""
-    known = list(zoo.denoisers)
+    """``count`` denoisers, as ``setting`` needs: those that ``group`` names, or the zoo's usual."""
+    known, usual = list(zoo.denoisers), zoo.default_denoisers
     names = group.denoisers
     if names is None:
-        names = known if count == len(known) else [known[0], known[-1]]
+        names = usual if count == len(usual) else [usual[0], usual[-1]]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(

@@ -148,7 +148,7 @@ class DenoiserObjective(nn.Module):
 
     def forward(self, x_0: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> dict[str, Tensor]:
         x_t = self.schedule.add_noise(x_0, noise, t)
-        output = self.network(x_t, t, y).float()
+        output = self.network(x_t, t + self.network.spec.timestep_offset, y).float()
         losses = training_losses(output, x_0, noise, t, self.schedule)
         return {name: value.mean() for name, value in losses.items()}
 
@@ -161,7 +161,8 @@ class DenoiserObjective(nn.Module):
         total = 0.0
         for x_0, noise, t, y in batches:
             x_t = self.schedule.add_noise(x_0, noise, t)
-            output = network(x_t.to(device), t.to(device), y.to(device)).float().cpu()
+            t_network = t + network.spec.timestep_offset
+            output = network(x_t.to(device), t_network.to(device), y.to(device)).float().cpu()
             total += training_losses(output, x_0, noise, t, self.schedule)["mse"].sum().item()
         return {"mse": total / len(first)}
 

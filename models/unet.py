@@ -4,7 +4,6 @@ Module names, and so state-dict keys, are those of CompVis checkpoints, the clas
 included. Shape suffixes: B batch, C channels, H W size, N = H W tokens, D width, K context tokens.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -265,15 +264,13 @@ class LDM(nn.Module):
         num_head_channels: channels of an attention head; None: one head.
         context_width: width of the class embedding.
         num_classes: real classes.
-        unconditional: what label ``num_classes`` means. ``null-class`` is a learned row of its
-            own. ``uniform-embedding`` is for weights without one, such as the paper's: a vector
-            drawn from U[0, 1). The paper's code draws it anew for every image and model; here it
-            is drawn once, so that an image depends on its seed and index only.
+        null_class: one more label row, trained as "no class". Without it, as in the paper's
+            weights, guidance needs random embeddings (``Guidance.guide``).
         schedule: name of the noise schedule the weights belong to.
         latent_space: name of the first stage they belong to; see ``DenoiserSpec``.
 
     Raises:
-        ValueError: if the sizes do not fit one another, or ``unconditional`` is unknown.
+        ValueError: if the sizes do not fit one another.
     """
 
     def __init__(
@@ -286,7 +283,7 @@ class LDM(nn.Module):
         num_head_channels: int | None = 32,
         context_width: int = 512,
         num_classes: int = 1000,
-        unconditional: str = "null-class",
+        null_class: bool = True,
         schedule: str = "ldm",
         latent_space: str | None = None,
     ):
@@ -296,16 +293,13 @@ class LDM(nn.Module):
                 f"model_channels {model_channels} must be a multiple of {GROUPS} (group norm) and "
                 f"of num_head_channels {num_head_channels}"
             )
-        if unconditional not in ("null-class", "uniform-embedding"):
-            raise ValueError(
-                f"unconditional {unconditional!r} is unknown; known: null-class, uniform-embedding"
-            )
         self.spec = DenoiserSpec(
             latent_shape=tuple(int(n) for n in latent_shape),
             num_classes=num_classes,
-            null_label=num_classes,
+            null_label=num_classes if null_class else None,
             learn_sigma=False,
             schedule=schedule,
+            label_width=context_width,
             latent_space=latent_space,
         )
         unet = UNet(
@@ -317,14 +311,9 @@ class LDM(nn.Module):
             num_head_channels,
             context_width,
         )
-        rows = num_classes + (unconditional == "null-class")
+        embedding = nn.Embedding(num_classes + int(null_class), context_width)
         self.model = nn.ModuleDict({"diffusion_model": unet})
-        self.cond_stage_model = nn.ModuleDict({"embedding": nn.Embedding(rows, context_width)})
-        if unconditional == "uniform-embedding":
-            drawn = np.random.default_rng(0).random((1, context_width), dtype=np.float32)
-            self.register_buffer("uniform_embedding", torch.from_numpy(drawn), persistent=False)
-        else:
-            self.uniform_embedding = None
+        self.cond_stage_model = nn.ModuleDict({"embedding": embedding})
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Predict the noise in ``x``.
@@ -334,20 +323,20 @@ class LDM(nn.Module):
         Args:
             x: (B, C, H, W) noisy latents.
             t: (B,) timesteps in [0, 1000), integer or fractional.
-            y: (B,) int64 labels in [0, num_classes]; num_classes is "no class".
+            y: (B,) int64 labels in [0, num_classes], num_classes the null class, if any; or
+                (B, context_width) embeddings of them.
 
         Returns:
             (B, C, H, W) epsilon.
         """
-        context_BKD = self.embed(y)
-        return self.model["diffusion_model"](x.to(context_BKD.dtype), t, context_BKD).to(x.dtype)
+        weight = self.cond_stage_model["embedding"].weight
+        embedding_BD = self.embed_labels(y) if y.dim() == 1 else y.to(weight.dtype)
+        unet = self.model["diffusion_model"]
+        return unet(x.to(weight.dtype), t, embedding_BD.unsqueeze(1)).to(x.dtype)
 
-    def embed(self, y: Tensor) -> Tensor:
-        """(B,) labels -> (B, 1, context_width): the context."""
-        table = self.cond_stage_model["embedding"].weight
-        if self.uniform_embedding is not None:
-            table = torch.cat([table, self.uniform_embedding.to(table.dtype)])
-        return F.embedding(y, table).unsqueeze(1)
+    def embed_labels(self, y: Tensor) -> Tensor:
+        """(B,) int64 labels -> (B, context_width), the class as the U-Net is told it."""
+        return self.cond_stage_model["embedding"](y)
 
     @staticmethod
     def native_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -361,13 +350,13 @@ CONFIGURATIONS = {
     "LDM-S": dict(
         model_channels=64,
         context_width=256,
-        unconditional="uniform-embedding",
+        null_class=False,
         latent_space="vq-f8",
     ),
     "LDM": dict(
         model_channels=256,
         context_width=512,
-        unconditional="uniform-embedding",
+        null_class=False,
         latent_space="vq-f8",
     ),
     "cin256-v2": dict(

@@ -187,12 +187,8 @@ def read_tensors(
     recorded_sha256(path)
     try:
         if path.suffix == ".safetensors":
-            # Read, not mapped: a cast leaves nothing of the original in memory.
             with safe_open(path, framework="pt", backend="pread") as file:
-                return {
-                    name: _place(name, file.get_tensor(name), dtype, device, path)
-                    for name in file.keys()  # noqa: SIM118 (it is no dict)
-                }
+                return _read_safetensors(file, dtype, device, path)
         content = _read_pickle(path)
     except CheckpointError:
         raise
@@ -204,6 +200,22 @@ def read_tensors(
         ) from error
     state = _state_dict(content, ema, path)
     return {name: _place(name, value, dtype, device, path) for name, value in state.items()}
+
+
+def _read_safetensors(file, dtype: torch.dtype | None, device, path: Path) -> dict[str, Tensor]:
+    # Read, not mapped: a cast leaves nothing of the original in memory. All casts get their place
+    # first, so that what is read and freed tensor by tensor leaves no holes between them.
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    cast = {
+        name: torch.empty(entry.get_shape(), dtype=dtype, device=device)
+        for name, entry in slices.items()
+        if dtype is not None and entry.get_dtype() in ("F64", "F32", "F16", "BF16")
+    }
+    state = {}
+    for name in slices:
+        value = _place(name, file.get_tensor(name), dtype, device, path)
+        state[name] = cast[name].copy_(value) if name in cast else value
+    return state
 
 
 def _read_pickle(path: Path) -> object:

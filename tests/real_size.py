@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
         "(`tests/recipe_weights.py`): the code path is the real one, the images are noise. "
         f"Made by `python -m tests.real_size FOLDER` on {device}, torch {torch.__version__}.\n"
     )
-    print("DiT-S/2 in the first half of the steps, DiT-XL/2 in the second; DDIM, guidance 1.5, ")
+    print("DiT-S/2 in the first half of the steps, DiT-XL/2 in the second; DDIM, guidance 1.5,")
     print("then the SD-VAE: 256x256 images by `python -m scripts.sample zoo=imagenet256-dit ...`\n")
     print("| precision | images | steps | seconds, all | seconds, sampling | peak memory |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")

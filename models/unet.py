@@ -11,22 +11,19 @@ from torch import Tensor, nn
 from models.dit import timestep_sinusoid
 from models.spec import DenoiserSpec
 
-GROUPS = 32  # of every group norm; model_channels must be a multiple
-
-
 class ResBlock(nn.Module):
     """Two convolutions; the time embedding is added between them."""
 
-    def __init__(self, channels: int, time_width: int, out_channels: int):
+    def __init__(self, channels: int, time_width: int, out_channels: int, norm_groups: int):
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(GROUPS, channels),
+            nn.GroupNorm(norm_groups, channels),
             nn.SiLU(),
             nn.Conv2d(channels, out_channels, 3, padding=1),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_width, out_channels))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(GROUPS, out_channels),
+            nn.GroupNorm(norm_groups, out_channels),
             nn.SiLU(),
             nn.Identity(),  # dropout, which published models do not use
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
@@ -111,9 +108,9 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """A transformer block on the pixels of a feature map."""
 
-    def __init__(self, channels: int, context_width: int, num_heads: int):
+    def __init__(self, channels: int, context_width: int, num_heads: int, norm_groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             [TransformerBlock(channels, context_width, num_heads)]
@@ -180,17 +177,19 @@ class UNet(nn.Module):
         attention_resolutions: tuple[int, ...],
         num_head_channels: int | None,
         context_width: int,
+        norm_groups: int,
     ):
         super().__init__()
         self.model_channels = model_channels
         time_width = 4 * model_channels
 
         def transformer(width: int) -> SpatialTransformer:
-            return SpatialTransformer(width, context_width, width // (num_head_channels or width))
+            num_heads = width // (num_head_channels or width)
+            return SpatialTransformer(width, context_width, num_heads, norm_groups)
 
         def block(width: int, out: int, factor: int) -> list[nn.Module]:
             attention = [transformer(out)] if factor in attention_resolutions else []
-            return [ResBlock(width, time_width, out), *attention]
+            return [ResBlock(width, time_width, out, norm_groups), *attention]
 
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
@@ -208,9 +207,9 @@ class UNet(nn.Module):
                 self.input_blocks.append(Layers(Downsample(width)))
                 skips.append(width)
         self.middle_block = Layers(
-            ResBlock(width, time_width, width),
+            ResBlock(width, time_width, width, norm_groups),
             transformer(width),
-            ResBlock(width, time_width, width),
+            ResBlock(width, time_width, width, norm_groups),
         )
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(channel_mult))):
@@ -221,7 +220,7 @@ class UNet(nn.Module):
                     layers.append(Upsample(width))
                 self.output_blocks.append(Layers(*layers))
         self.out = nn.Sequential(
-            nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
+            nn.GroupNorm(norm_groups, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
         )
         self._initialise()
 
@@ -257,12 +256,14 @@ class LDM(nn.Module):
 
     Args:
         latent_shape: (C, H, W); odd sizes are halved rounding up and restored on the way back.
-        model_channels: channels of the first level, a multiple of 32.
+        model_channels: channels of the first level, a multiple of ``norm_groups``.
         channel_mult: channels of every level, in units of ``model_channels``.
         num_res_blocks: residual blocks per level on the way down; one more on the way up.
         attention_resolutions: downsampling factors at which spatial transformers are used.
         num_head_channels: channels of an attention head; None: one head.
         context_width: width of the class embedding.
+        norm_groups: groups of every group norm. Published networks have 32; narrow ones need fewer,
+            as with one channel a group nothing but its pattern is left of a feature map.
         num_classes: real classes.
         null_class: one more label row, trained as "no class". Without it, as in the paper's
             weights, guidance needs random embeddings (``Guidance.guide``).
@@ -282,16 +283,17 @@ class LDM(nn.Module):
         attention_resolutions: tuple[int, ...] = (1, 2, 4),
         num_head_channels: int | None = 32,
         context_width: int = 512,
+        norm_groups: int = 32,
         num_classes: int = 1000,
         null_class: bool = True,
         schedule: str = "ldm",
         latent_space: str | None = None,
     ):
         super().__init__()
-        if model_channels % GROUPS or model_channels % (num_head_channels or 1):
+        if model_channels % norm_groups or model_channels % (num_head_channels or 1):
             raise ValueError(
-                f"model_channels {model_channels} must be a multiple of {GROUPS} (group norm) and "
-                f"of num_head_channels {num_head_channels}"
+                f"model_channels {model_channels} must be a multiple of norm_groups {norm_groups} "
+                f"and of num_head_channels {num_head_channels}"
             )
         self.spec = DenoiserSpec(
             latent_shape=tuple(int(n) for n in latent_shape),
@@ -310,6 +312,7 @@ class LDM(nn.Module):
             tuple(attention_resolutions),
             num_head_channels,
             context_width,
+            norm_groups,
         )
         embedding = nn.Embedding(num_classes + int(null_class), context_width)
         self.model = nn.ModuleDict({"diffusion_model": unet})

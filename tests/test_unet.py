@@ -100,7 +100,7 @@ def test_half_precision_weights_take_and_give_float32():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(model_channels=48), "model_channels 48 must be a multiple of 32"),
+        (dict(model_channels=48), "model_channels 48 must be a multiple of norm_groups 32"),
         (dict(num_head_channels=48), "num_head_channels 48"),
     ],
 )

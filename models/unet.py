@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.dit import timestep_sinusoid
 from models.spec import DenoiserSpec
 
+
 class ResBlock(nn.Module):
     """Two convolutions; the time embedding is added between them."""
 

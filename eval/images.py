@@ -3,6 +3,7 @@
 All are read as a stream, in a fixed order, from any index on.
 """
 
+import functools
 import hashlib
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -30,10 +31,12 @@ class Images(Protocol):
     Attributes:
         path: where they are.
         count: N.
+        run: all that determines the pixels (``ShardFolder.run``), or None if that is unknown.
     """
 
     path: Path
     count: int
+    run: dict | None
 
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """Images of indices [start, stop) in order, as (n, H, W, 1 or 3) uint8 arrays of any n."""
@@ -55,7 +58,7 @@ def open_images(path: str | Path, setting: str = "samples") -> Images:
     if path.suffix == ".npz" and path.is_file():
         return NpzImages(path)
     if read_owner(path) is not None:
-        return ShardImages(path)
+        return ShardImages(open_folder(path))
     if path.is_dir() and any(_image_files(path)):
         return FolderImages(path)
     raise ImageError(
@@ -89,10 +92,12 @@ def share(count: int, size: int, rank: int, ranks: int) -> tuple[int, int]:
 class ShardImages:
     """The images of a folder of ``scripts.sample``."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.folder: ShardFolder = open_folder(path)
-        self.count = self.folder.count()
+    def __init__(self, folder: ShardFolder):
+        self.folder, self.path, self.run = folder, folder.path, folder.run
+
+    @functools.cached_property
+    def count(self) -> int:
+        return self.folder.count()
 
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         size = self.folder.shard_size
@@ -106,6 +111,8 @@ class ShardImages:
 
 class FolderImages:
     """The PNG and JPEG files below a folder, sorted by path."""
+
+    run = None
 
     def __init__(self, path: Path):
         self.path = path
@@ -136,6 +143,8 @@ class FolderImages:
 
 class NpzImages:
     """``arr_0``, (N, H, W, 1 or 3) uint8, of an npz file as ADM's evaluator reads it."""
+
+    run = None
 
     def __init__(self, path: Path):
         self.path = path

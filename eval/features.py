@@ -86,8 +86,9 @@ class InceptionFeatures(FeatureExtractorInceptionV3):
         try:
             super().__init__(name, ["2048", "logits_unbiased"], str(weights))
         except RuntimeError as error:
+            first = str(error).splitlines()[1].strip()
             raise CheckpointError(
-                f"{weights} is not torch-fidelity's Inception: {str(error).splitlines()[1].strip()}"
+                f"{weights} is not torch-fidelity's Inception: {first[:200]}"
             ) from error
         self.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 

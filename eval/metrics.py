@@ -125,7 +125,7 @@ def _trace_of_root(s: np.ndarray, r: np.ndarray) -> float:
 
 
 def _cholesky(s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(D, rank) factor L of S with rows and columns in the returned order: S[order, order] = L L'."""
+    """Factor L (D, rank) and order (D,) with S[order, order] = L L'."""
     factor, order, rank, _ = dpstrf(s, lower=1)
     return np.tril(factor)[:, :rank], order - 1
 

@@ -11,12 +11,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -116,6 +120,38 @@ def is_main() -> bool:
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """What ``function`` gives the main rank, for all; the others do not call it."""
+    if not dist.is_initialized():
+        return function()
+    value = [function() if is_main() else None]
+    dist.broadcast_object_list(value, src=0)
+    return value[0]
+
+
+def gather(rows: Tensor, counts: Sequence[int]) -> Tensor | None:
+    """The rows of all ranks in the order of ranks, for the main one; None for the others.
+
+    Args:
+        rows: (counts[rank], ...) on the CPU.
+        counts: how many each rank has, the main one at least one.
+    """
+    if not dist.is_initialized():
+        return rows
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    if not is_main():
+        if len(rows):
+            dist.send(rows.to(device), 0)
+        return None
+    parts = [rows]
+    for source, count in enumerate(counts):
+        if source > 0 and count > 0:
+            part = torch.empty((count, *rows.shape[1:]), dtype=rows.dtype, device=device)
+            dist.recv(part, source)
+            parts.append(part.cpu())
+    return torch.cat(parts)
 
 
 def dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -45,13 +45,10 @@ def stored_record(job: jobs.Job, evaluator: Evaluator, store: ResultStore) -> di
 
 
 def make_record(job: jobs.Job, evaluator: Evaluator, store: ResultStore) -> dict:
-    """Sample what is missing, by all ranks, and evaluate it, by the first one."""
+    """Sample what is missing and evaluate it, by all ranks."""
     sample_missing(job)
     launch.barrier()
-    if launch.is_main():
-        evaluator.record(job.samples, job.num_images, store, job.cost())
-    launch.barrier()
-    return stored_record(job, evaluator, store)
+    return evaluator.record(job.samples, job.num_images, store, job.cost())
 
 
 if __name__ == "__main__":

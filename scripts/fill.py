@@ -49,22 +49,29 @@ def fill(
     make: Make,
     title: str = "",
     facts: dict | None = None,
-) -> None:
+    only: int | None = None,
+) -> bool:
     """Return when all shards of ``num_images`` images are there, whoever made them.
 
     Args:
         batch_size: images made together; batches are cut from fixed blocks of indices.
         make: makes the images of one batch, on the host when it returns.
-        title: of the progress bar.
+        title: of the progress bar; without one there is none.
         facts: what ``folder.log_timing`` notes of each shard beside the time.
+        only: the one shard to make; if somebody else is at it, return at once.
+
+    Returns:
+        Whether the shards are there: False is for ``only``.
 
     Raises:
         ShardError: if the folder cannot be written to.
         SystemExit: when interrupted, after the batch in hand; finished ones are stored.
     """
     remaining = _Remaining(folder, num_images)
+    if only is not None:
+        remaining.shards = {s: there for s, there in remaining.shards.items() if s == only}
     if not remaining.shards:
-        return
+        return True
     # Ranks begin apart from one another, so that few want the same shard.
     first = launch.rank() * len(remaining.shards) // launch.world_size()
     order = [*remaining.shards][first:] + [*remaining.shards][:first]
@@ -85,6 +92,8 @@ def fill(
                 continue
             writer.wait()
             remaining.look()
+            if only is not None:
+                return not remaining.shards
             if not remaining.shards:
                 break
             if not made and not waited:
@@ -99,9 +108,10 @@ def fill(
             bar.update()
             time.sleep(POLL_SECONDS)
         else:
-            return
+            return False
     for shard in range(-(-num_images // folder.shard_size)):
         claims.path(shard).unlink(missing_ok=True)  # of processes killed after their last shard
+    return True
 
 
 class _Work:
@@ -219,7 +229,7 @@ class _Bar:
             initial=total - remaining.images(),
             unit="img",
             smoothing=0,
-            disable=not launch.is_main(),
+            disable=not (title and launch.is_main()),
         )
 
     def __enter__(self) -> "_Bar":

@@ -131,6 +131,14 @@ def from_main(function: Callable[[], T]) -> T:
     return value[0]
 
 
+def from_all(value: T) -> list[T]:
+    """The values of all ranks, in their order, for all."""
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
+
+
 def gather(rows: Tensor, counts: Sequence[int]) -> Tensor | None:
     """The rows of all ranks in the order of ranks, for the main one; None for the others.
 

@@ -18,7 +18,7 @@ from scripts import job as jobs
 from scripts import launch
 from scripts.cli import command
 from scripts.fill import begin, fill
-from stitch import sample
+from stitch import SharedPrefix, sample
 
 log = logging.getLogger("sample")
 
@@ -55,16 +55,23 @@ def sample_missing(job: jobs.Job) -> int:
             job.batch_size,
             functools.partial(sample_batch, job),
             str(job.allocation),
-            {
-                "batch_size": job.batch_size,
-                "device": launch.device_name(job.zoo.device),
-                "torch": torch.__version__,
-            },
+            timing_facts(job),
         )
     return missing
 
 
-def sample_batch(job: jobs.Job, indices: range) -> tuple[np.ndarray, list[int]]:
+def timing_facts(job: jobs.Job) -> dict:
+    """What the time of a shard depends on, beside the run."""
+    return {
+        "batch_size": job.batch_size,
+        "device": launch.device_name(job.zoo.device),
+        "torch": torch.__version__,
+    }
+
+
+def sample_batch(
+    job: jobs.Job, indices: range, prefix: SharedPrefix | None = None
+) -> tuple[np.ndarray, list[int]]:
     """(B, H, W, C) uint8 images and B labels of global sample indices."""
     labels = job.labels(indices)
     images = sample(
@@ -76,6 +83,7 @@ def sample_batch(job: jobs.Job, indices: range) -> tuple[np.ndarray, list[int]]:
         indices=indices,
         guidance=job.guidance,
         alignment=job.alignment,
+        prefix=prefix,
     )
     return images, labels
 

@@ -9,6 +9,7 @@ frontier are marked). The others follow by a rule of thumb: the more is computed
 the trajectory, the better (``stitch.cost.lateness``).
 """
 
+import dataclasses
 import json
 import logging
 import re
@@ -110,7 +111,8 @@ def cost_table(config: DictConfig, points: list[jobs.Job]) -> CostTable:
         log.info("cost table of %s: %s", table.facts["time"], path)
         return table
     table = latency.measure_costs(config, points, config.batch_size)
-    write_atomically(path, (json.dumps({**known, **table.to_json()}, indent=2) + "\n").encode())
+    table = dataclasses.replace(table, facts={**known, **table.facts})
+    write_atomically(path, (json.dumps(table.to_json(), indent=2) + "\n").encode())
     return table
 
 

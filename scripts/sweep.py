@@ -6,7 +6,9 @@ are made by one process, or by the ranks of one torchrun; with ``hydra/launcher=
 of Hydra's launcher.
 """
 
+import dataclasses
 import itertools
+import json
 import logging
 import math
 import re
@@ -29,6 +31,7 @@ from scripts.cli import CONFIGS, UserError, command, user_errors
 from scripts.evaluate import Evaluator
 from scripts.together import groups, sample_together
 from stitch import evaluations, shared_evaluations
+from stitch.cost import CostTable
 
 log = logging.getLogger("sweep")
 
@@ -90,7 +93,7 @@ def fill_in(override: str) -> str:
                 "values out"
             )
         count = int((last - first) / step)
-        return ",".join(str(first + i * step) for i in range(count + 1))
+        return ",".join(f"{(first + i * step).normalize():f}" for i in range(count + 1))
 
     return re.sub(rf"({number}),({number}),\.\.\.,({number})(?![\d.])", written_out, override)
 
@@ -245,43 +248,71 @@ def plan_text(points: list[jobs.Job], missing: list[jobs.Job], config: DictConfi
     """What a sweep has and lacks, and what the rest costs on some numbers of devices.
 
     Args:
-        config: has ``throughput`` (see ``configs/sweep.yaml``).
+        config: has ``runs``, where cost tables are, and ``throughput`` (``configs/sweep.yaml``).
     """
-    rate, devices = config.throughput.macs_per_second, config.throughput.devices
-    hours = "".join(f"{f'h on {count}':>10}" for count in devices)
+    devices, sources = config.throughput.devices, {}
+    columns = "".join(f"{f'h on {count}':>10}" for count in devices)
     head = f"{'points':>6} {'done':>5} {'missing':>7} {'NFE':>14} {'shared':>14}"
-    lines = [f"{head}{hours}  setting"]
+    lines = [f"{head}{columns}  setting"]
     totals = [0.0] * len(devices)
     absent = {id(job) for job in missing}
     for group in groups(points):
         lacking = [job for job in group if id(job) in absent]
-        nfe, shared, macs = expense(lacking)
-        times = [macs / rate / 3600 * _share_of(group[0], count) for count in devices]
+        nfe, names = expense(lacking)
+        costs = known_costs(group[0], config)
+        sources.setdefault(costs.facts["source"])
+        hours = costs.seconds_per_image(names, len(lacking)) * group[0].num_images / 3600
+        times = [hours * _share_of(group[0], count) for count in devices]
         totals = [a + b for a, b in zip(totals, times, strict=True)]
         lines.append(
-            f"{len(group):6} {len(group) - len(lacking):5} {len(lacking):7} {nfe:14,} {shared:14,}"
+            f"{len(group):6} {len(group) - len(lacking):5} {len(lacking):7} "
+            f"{nfe * group[0].num_images:14,} {len(names) * group[0].num_images:14,}"
             + "".join(f"{time:10.3g}" for time in times)
             + f"  {setting_text(group[0])}"
         )
     lines.append(f"{'in all':>50}" + "".join(f"{time:10.3g}" for time in totals))
-    lines.append(
-        f"hours of denoisers at {rate:.3g} MAC/s a device ({config.throughput.source}); shared: "
-        "without what beginnings in common save"
-    )
+    lines += [f"hours of devices as {source}" for source in sources]
+    lines.append("shared: network evaluations without those that beginnings in common save")
     return lines
 
 
-def expense(group: list[jobs.Job]) -> tuple[int, int, int]:
-    """Network evaluations of a group's runs: all, shared beginnings once, MACs of the latter."""
+def expense(group: list[jobs.Job]) -> tuple[int, list[str]]:
+    """Network evaluations for one image of a group's runs, and those with beginnings shared."""
     if not group:
-        return 0, 0, 0
-    first = group[0]
-    log_snr = first.sampler.schedule.log_snr(first.sampler.timesteps)
+        return 0, []
+    log_snr = group[0].sampler.schedule.log_snr(group[0].sampler.timesteps)
     walked = [evaluations(job.allocation, job.guidance, log_snr) for job in group]
-    names = shared_evaluations(walked)
-    macs = sum(first.zoo.macs(name) * names.count(name) for name in dict.fromkeys(names))
-    whole = sum(len(job.networks) for job in group)
-    return (whole * first.num_images, len(names) * first.num_images, macs * first.num_images)
+    return sum(len(step) for steps in walked for step in steps), shared_evaluations(walked)
+
+
+def known_costs(job: jobs.Job, config: DictConfig) -> CostTable:
+    """The cost table that ``scripts.plan`` measured here, or one of the stated throughput.
+
+    Of measured ones, that of the batch size which is nearest to the sweep's.
+    """
+    here = {
+        "zoo": job.zoo.name,
+        "dtype": job.run["dtype"],
+        "device": launch.device_name(job.zoo.device),
+    }
+    tables = [
+        CostTable.from_json(json.loads(file.read_text()))
+        for file in sorted((Path(config.runs) / "costs").glob("*.json"))
+    ]
+    usable = [
+        table
+        for table in tables
+        if here.items() <= table.facts.items()
+        and set(job.zoo.default_denoisers) <= table.evaluation_seconds().keys()
+    ]
+    if usable:
+        best = min(usable, key=lambda table: abs(table.batch - job.batch_size))
+        source = f"{here['device']}, by its cost table of {here['dtype']}, batch {best.batch}"
+        return dataclasses.replace(best, facts={"source": source})
+    rate, source = config.throughput.macs_per_second, config.throughput.source
+    macs = {name: job.zoo.macs(name) for name in job.zoo.specs}
+    table = CostTable.from_throughput(macs, rate)
+    return dataclasses.replace(table, facts={"source": f"of {rate:.3g} MAC/s each: {source}"})
 
 
 def _share_of(job: jobs.Job, devices: int) -> float:

@@ -47,6 +47,11 @@ class CostTable:
             if len(set(step)) == 1
         }
 
+    def seconds_per_image(self, names: Sequence[str], images: int = 1) -> float:
+        """Predicted seconds of evaluations for one image, and of all else for ``images`` of it."""
+        each = self.evaluation_seconds()
+        return sum(each[name] for name in names) + self.once / self.batch * images
+
     def _step(self, step: tuple[str, ...]) -> float:
         if step in self.steps:
             return self.steps[step]

@@ -21,12 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.claims import Claims
 from eval.shards import ShardError, folder_digest, open_folder
 from scripts import launch
 
 ROOT = Path(__file__).parent.parent
-NUM_IMAGES, SHARD_SIZE, KILLS = 400, 20, 20
+NUM_IMAGES, SHARD_SIZE, KILLS = 400, 20, 10
 RUN = [
     "sampler.steps=20", "allocation.denoisers=[DiT-S]", "allocation.fractions=[1]",
     f"num_images={NUM_IMAGES}", "batch_size=10", f"shard_size={SHARD_SIZE}",
@@ -96,10 +95,13 @@ class Launch:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
 
-    def kill_one(self, choice: random.Random) -> None:
+    def kill_one(self, choice: random.Random) -> int:
+        """Images that the killed rank had not stored."""
         self.began = time.monotonic()
         self.owners |= self.claiming()
-        os.kill(choice.choice(self.ranks()), signal.SIGKILL)
+        pid = choice.choice(self.ranks())
+        os.kill(pid, signal.SIGKILL)
+        return unstored(self.samples, pid)
 
     def kill_all(self) -> None:
         for pid in [self.process.pid, *self.ranks()]:
@@ -121,11 +123,16 @@ class Launch:
         return seconds
 
 
-def unstored(samples: Path) -> int:
-    """Images that killed processes had finished and not stored; their claims tell."""
-    folder = open_folder(samples)
-    progress = Claims(samples).progress()
-    return sum(max(0, made - folder.length(shard)) for shard, made in progress.items())
+def unstored(samples: Path, pid: int | None = None) -> int:
+    """Images that killed processes (or one) had finished and not stored; their claims tell."""
+    folder, images = open_folder(samples), 0
+    for path in samples.glob("*.claim"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            claim = json.loads(path.read_text())
+            if pid in (None, claim["pid"]):
+                there = folder.length(int(path.stem.split("-")[1]))
+                images += max(0, claim["images"] - there)
+    return images
 
 
 class Table:
@@ -206,9 +213,7 @@ def one_rank_killed(table: Table) -> None:
     launched.wait_for_claim()
     for _ in range(KILLS):
         time.sleep(choice.uniform(0, 0.8))
-        launched.kill_one(choice)
-        time.sleep(0.05)
-        lost += unstored(samples)
+        lost += launched.kill_one(choice)
         again.append(launched.wait_for_claim())
     killed = time.monotonic()
     launched.succeed()

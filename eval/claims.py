@@ -60,9 +60,10 @@ class Claims:
             ShardError: if the folder cannot be written to.
         """
         path = self.path(shard)
+        if shard in self._held:
+            return False
         with storing(path):
-            if self._abandoned(shard):
-                path.unlink(missing_ok=True)
+            self.remove_abandoned(shard)
             try:
                 file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
             except FileExistsError:
@@ -71,6 +72,21 @@ class Claims:
                 self._held[shard] = file, 0
                 self._write(shard)
         return True
+
+    def remove_abandoned(self, shard: int) -> None:
+        """Delete the claim on ``shard`` if its owner is dead."""
+        text, claim = self._read(shard)
+        if text is None or not self._abandoned(shard, text, claim):
+            return
+        path = self.path(shard)
+        grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(grave)
+            if grave.read_text() != text:
+                # Another observer was faster, and this is its own claim: put it back.
+                with contextlib.suppress(FileExistsError):
+                    os.link(grave, path)
+            grave.unlink()
 
     def report(self, shard: int, images: int) -> None:
         """Tell the others how many images of a claimed shard are made."""
@@ -90,11 +106,7 @@ class Claims:
         shards = [int(path.stem.split("-")[1]) for path in self.folder.glob(f"shard-*{_SUFFIX}")]
         return {shard: self._read(shard)[1].get("images", 0) for shard in shards}
 
-    def _abandoned(self, shard: int) -> bool:
-        text, claim = self._read(shard)
-        if text is None:
-            self._seen.pop(shard, None)
-            return False
+    def _abandoned(self, shard: int, text: str, claim: dict) -> bool:
         if claim.get("machine") and claim["machine"] == self._owner["machine"]:
             return _started(claim["pid"]) != claim["started"]
         now = time.monotonic()

@@ -193,7 +193,12 @@ class ShardFolder:
             sha256=np.array(_digest(images, labels)),
         )
         with storing(self.shard_path(shard)):
-            write_atomically(self.shard_path(shard), buffer.getvalue())
+            try:
+                write_atomically(self.shard_path(shard), buffer.getvalue())
+            except FileNotFoundError:
+                # While this process hung, another has taken the shard over and tidied up.
+                if not self.path.is_dir():
+                    raise
 
     def log_timing(self, **facts) -> None:
         """Note how a shard was made, one JSON line; any number of ranks may do so at once."""

@@ -110,7 +110,7 @@ def fill(
         else:
             return False
     for shard in range(-(-num_images // folder.shard_size)):
-        claims.path(shard).unlink(missing_ok=True)  # of processes killed after their last shard
+        claims.remove_abandoned(shard)  # of processes killed after their last shard
     return True
 
 

@@ -268,9 +268,12 @@ def _label_rule(rule, num_classes: int) -> str | list[int]:
         return rule
     if isinstance(rule, str):
         raise UserError(f"labels={rule} is unknown; known: random, balanced, or a list of classes")
-    labels = [rule] if isinstance(rule, int) else [int(label) for label in rule]
+    labels = list(rule) if OmegaConf.is_list(rule) else [rule]
     if not labels:
         raise UserError("labels=[] is empty; give at least one class")
+    wrong = [label for label in labels if type(label) is not int]
+    if wrong:
+        raise UserError(f"labels={labels} must be whole numbers, {wrong[0]!r} is none")
     check_labels(labels, num_classes)
     return labels
 

@@ -2,8 +2,8 @@
 
 A point is one run with one record. Recorded points are skipped, half-sampled ones are finished;
 points that differ in their allocations only share the beginnings of their trajectories. All points
-are made by one process, or by the ranks of one torchrun; with ``hydra/launcher=...`` each is a job
-of Hydra's launcher.
+are made by one process, or by the ranks of one torchrun; with ``launcher=NAME`` each is a job of
+Hydra's launcher.
 """
 
 import dataclasses
@@ -334,7 +334,7 @@ if __name__ == "__main__":
     arguments = [fill_in(argument) for argument in sys.argv[1:]]
     sys.argv[1:] = arguments
     flags = {argument for argument in arguments if argument.startswith("-")}
-    launcher = any(argument.startswith("hydra/launcher=") for argument in arguments)
+    launcher = any(argument.startswith(("launcher=", "hydra/launcher=")) for argument in arguments)
     if flags and flags <= {"-m", "--multirun"} and not launcher:
         multirun([argument for argument in arguments if argument not in flags])
     else:

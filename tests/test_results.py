@@ -102,7 +102,7 @@ def test_records_that_differ_in_allocation_only_belong_into_one_table():
         ({"sampler": {"name": "ddim", "steps": 6}}, {}, "sampler.steps is 5 in one and 6 in anoth"),
         ({"guidance": {"scale": 2.0, "channels": 4}}, {}, "guidance.scale is 1.5"),
         ({"labels": "balanced"}, {}, "labels is random"),
-        ({"weights": {"S": "1a", "XL": "2b", "first-stage": "4d"}}, {}, "weights.first-stage is 3c"),
+        ({"weights": {**SAMPLED["weights"], "first-stage": "4d"}}, {}, "weights.first-stage is 3c"),
         ({"schedule": "ldm"}, {}, "schedule is None in one and ldm in another"),
         ({}, {"num_images": 50_000}, "num_images is 5000 in one and 50000 in another"),
         ({}, {"reference_sha256": "5e"}, "reference_sha256"),

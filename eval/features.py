@@ -148,6 +148,17 @@ METRICS = {
 }
 
 
+def known_metrics(name: str) -> tuple[str, ...]:
+    """The metrics that an extractor's features are for.
+
+    Raises:
+        ValueError: for an unknown extractor.
+    """
+    if name not in METRICS:
+        raise ValueError(f"unknown feature extractor {name!r}; known: {', '.join(METRICS)}")
+    return METRICS[name]
+
+
 def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExtractorBase:
     """A feature extractor on ``device``; ``get_requested_features_list()`` names what it gives.
 
@@ -155,8 +166,7 @@ def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExt
         ValueError: for an unknown name.
         CheckpointError: if ``weights`` are missing or damaged.
     """
-    if name not in METRICS:
-        raise ValueError(f"unknown feature extractor {name!r}; known: {', '.join(METRICS)}")
+    known_metrics(name)
     if name == "fashion-classifier":
         extractor = FashionFeatures(name, ["features", "logits"], weights)
     elif name in MODEL_METADATA:

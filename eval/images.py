@@ -6,6 +6,7 @@ All are read as a stream, in a fixed order, from any index on.
 import functools
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from eval.shards import ShardFolder, folder_digest, open_folder, read_owner, rea
 from models.checkpoint import sha256_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)  # what reading a member may raise
 _CHANNELS = {"RGB": 3, "L": 1}  # by PIL's mode
 
 
@@ -83,10 +85,11 @@ def blocks(images: Images, start: int, stop: int, size: int) -> Iterator[np.ndar
 def share(count: int, size: int, rank: int, ranks: int) -> tuple[int, int]:
     """The indices [start, stop) of one of several ranks, cut at multiples of ``size``.
 
-    Blocks are the same for any number of ranks; shares differ by one block at most.
+    Blocks are the same for any number of ranks; shares differ by one block at most, and the
+    first rank has a block if there is one.
     """
     whole = -(-count // size)
-    return tuple(min(whole * r // ranks * size, count) for r in (rank, rank + 1))
+    return tuple(min(-(-whole * r // ranks) * size, count) for r in (rank, rank + 1))
 
 
 class ShardImages:
@@ -157,12 +160,13 @@ class NpzImages:
         step = max(1, 2**24 // size)  # 16 MB
         with self._open() as member:
             _read_header(member, self.path)
-            member.seek(start * size, 1)
             for begin in range(start, stop, step):
                 count = min(step, stop - begin)
                 try:
+                    if begin == start:
+                        member.seek(start * size, 1)
                     data = member.read(count * size)
-                except (zipfile.BadZipFile, EOFError) as error:
+                except _DAMAGE as error:
                     raise ImageError(f"{self.path} is damaged: {error}") from error
                 if len(data) < count * size:
                     raise ImageError(f"{self.path} is truncated: arr_0 ends before {self.shape}")
@@ -191,8 +195,8 @@ def _read_header(member, path: Path) -> tuple[int, ...]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read(member)
-    except (ValueError, KeyError) as error:
-        raise ImageError(f"arr_0 of {path} is not a numpy array: {error}") from error
+    except (ValueError, KeyError, *_DAMAGE) as error:
+        raise ImageError(f"arr_0 of {path} is damaged or no numpy array: {error}") from error
     if dtype.hasobject:
         raise ImageError(
             f"arr_0 of {path} holds pickled objects, which may run code when read; they are "

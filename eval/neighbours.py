@@ -12,6 +12,7 @@ from torch import Tensor
 # (B, D), (C, D) -> distances (B, C) from the first's rows to the second's, and (C, B) back.
 Distances = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
+DISTANCES = ("float32", "float16")
 ADM_BLOCK = 10_000  # rows and columns that ADM's evaluator computes together
 _HALF_MAX = torch.finfo(torch.float16).max
 
@@ -39,8 +40,8 @@ def precision_recall(
         ValueError: if a set has no k neighbours, for sets of unlike dimensions, or unknown
             ``distances``.
     """
-    if distances not in ("float32", "float16"):
-        raise ValueError(f"distances={distances} is unknown; known: float32, float16")
+    if distances not in DISTANCES:
+        raise ValueError(f"distances={distances} is unknown; known: {', '.join(DISTANCES)}")
     if min(len(sample), len(reference)) <= k:
         raise ValueError(f"k={k} neighbours need more than {k} samples and references")
     if sample.shape[1] != reference.shape[1]:

@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from eval import metrics
-from eval.features import METRICS, create_extractor, extract, find_weights
+from eval.features import create_extractor, extract, find_weights, known_metrics
 from eval.images import Images, ShardImages, blocks, open_images, share
+from eval.neighbours import DISTANCES
 from eval.reference import (
     Reference,
     check_extractor,
@@ -70,9 +71,9 @@ class Evaluator:
 
     def __init__(self, evaluation: DictConfig, device: torch.device):
         self.config, self.device = evaluation, device
-        known = METRICS.get(evaluation.extractor, ())
+        known = known_metrics(evaluation.extractor)
         unknown = [name for name in evaluation.metrics if name not in known]
-        if known and unknown:
+        if unknown:
             raise UserError(
                 f"eval.metrics: {', '.join(unknown)} unknown to the extractor "
                 f"{evaluation.extractor}; known: {', '.join(known)}"
@@ -80,6 +81,10 @@ class Evaluator:
         for setting in ("neighbours", "chunk", "batch_size", "rows"):
             if not isinstance(evaluation[setting], int) or evaluation[setting] < 1:
                 raise UserError(f"eval.{setting}={evaluation[setting]} must be 1 or more")
+        if evaluation.distances not in DISTANCES:
+            raise UserError(
+                f"eval.distances={evaluation.distances} is unknown; known: {', '.join(DISTANCES)}"
+            )
         weights = find_weights(evaluation.weights, evaluation.url)
         self.weights_sha256 = recorded_sha256(weights)
         self.path = Path(evaluation.reference)

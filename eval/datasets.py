@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ class FashionMNIST:
         images: (N, 1, 28, 28) uint8.
         labels: (N,) int64 in [0, 10).
         sha256: hash of images and labels, for provenance records.
+        count: N.
 
     Raises:
         FileNotFoundError: if the files are in none of the places, naming the three ways.
@@ -51,6 +53,11 @@ class FashionMNIST:
         digest.update(labels.numpy().tobytes())
         self.sha256 = digest.hexdigest()
         self.labels = labels.long()
+        self.count = len(self.images)
+
+    def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Images of indices [start, stop) as ``eval.images`` gives them: (n, 28, 28, 1) uint8."""
+        yield self.images[start:stop].permute(0, 2, 3, 1).numpy()
 
 
 def _find(root: str | None, download: bool) -> Path:

@@ -1,14 +1,21 @@
-"""Feature extractors: uint8 images to what the metrics are computed on."""
+"""Feature extractors: uint8 images to what the metrics are computed on.
 
-from collections.abc import Iterable
+Each gives some of three kinds: ``features`` (Frechet distance, KID, precision and recall),
+``spatial`` (sFID) and ``logits`` (Inception Score).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtractorDinoV2
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import register_feature_extractor
 
-from models.checkpoint import load_checkpoint
+from models.checkpoint import CheckpointError, load_checkpoint, read_tensors, sha256_of
 from models.classifier import Classifier
 
 
@@ -50,6 +57,9 @@ class FashionFeatures(FeatureExtractorBase):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, 1 or 3, 28, 28) uint8 (of three equal channels one is read) -> wanted features."""
+        if images.shape[2:] != (28, 28):
+            size = "x".join(map(str, images.shape[2:]))
+            raise ValueError(f"images are {size}, the extractor {self.name} reads 28x28")
         features, logits = self.classifier(images[:, :1])
         both = {"features": features, "logits": logits}
         return tuple(both[name] for name in self.features_list)
@@ -58,25 +68,166 @@ class FashionFeatures(FeatureExtractorBase):
 register_feature_extractor("fashion-classifier", FashionFeatures)
 
 
+class InceptionFeatures(FeatureExtractorInceptionV3):
+    """The Inception network of ADM's evaluator, in torch-fidelity's port from TensorFlow.
+
+    ``features`` are the 2048 of the last pooling, ``logits`` the 1008 classes' without bias, and
+    ``spatial`` the first 7 channels of the 17x17 map that TensorFlow calls mixed_6/conv, channels
+    last, 2023 numbers.
+
+    Args:
+        name: ``inception-v3-compat``.
+        weights: torch-fidelity's ``.pth``.
+    """
+
+    def __init__(self, name: str, weights: Path):
+        # torch-fidelity unpickles without precaution; a file that passes here carries no code.
+        read_tensors(weights)
+        try:
+            super().__init__(name, ["2048", "logits_unbiased"], str(weights))
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip()
+            raise CheckpointError(
+                f"{weights} is not torch-fidelity's Inception: {first[:200]}"
+            ) from error
+        self.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, module, inputs, output: Tensor) -> None:
+        self.spatial = output[:, :7].permute(0, 2, 3, 1).flatten(1)
+
+    def get_requested_features_list(self):
+        return ("features", "logits", "spatial")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, 1 or 3, H, W) uint8 (gray is repeated) -> (N, 2048), (N, 1008), (N, 2023)."""
+        features, logits = super().forward(images.expand(-1, 3, -1, -1))
+        return features, logits, self.spatial
+
+
+class DinoFeatures(FeatureExtractorDinoV2):
+    """DINOv2 by torch-fidelity; ``features`` are its class token.
+
+    Args:
+        name: ``dinov2-vit-l-14`` or another size.
+        weights: Meta's ``.pth`` in the folder ``checkpoints`` of a torch.hub folder that has the
+            network's code beside it: torch-fidelity loads both from there.
+
+    Raises:
+        CheckpointError: if it is elsewhere, or the code is missing.
+    """
+
+    def __init__(self, name: str, weights: Path):
+        hub = weights.absolute().parent.parent
+        if weights.absolute().parent.name != "checkpoints":
+            raise CheckpointError(f"{weights} must be in a folder named checkpoints")
+        if not list(hub.glob("facebookresearch_dinov2_*")):
+            raise CheckpointError(
+                f"DINOv2's code is missing: put https://github.com/facebookresearch/dinov2 "
+                f"at {hub / 'facebookresearch_dinov2_main'}"
+            )
+        before = torch.hub.get_dir()
+        torch.hub.set_dir(hub)
+        try:
+            super().__init__(name, ["dinov2"])
+        finally:
+            torch.hub.set_dir(before)
+
+    def get_requested_features_list(self):
+        return ("features",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, 1 or 3, H, W) uint8 (gray is repeated) -> (N, 384 to 1536)."""
+        return super().forward(images.expand(-1, 3, -1, -1))
+
+
+# Extractor -> the metrics that its features are for.
+METRICS = {
+    "fashion-classifier": ("fid", "is", "precision", "recall", "kid"),
+    "inception-v3-compat": ("fid", "sfid", "is", "precision", "recall", "kid"),
+    **dict.fromkeys(MODEL_METADATA, ("fd_dinov2", "precision", "recall", "kid")),
+}
+
+
+def known_metrics(name: str) -> tuple[str, ...]:
+    """The metrics that an extractor's features are for.
+
+    Raises:
+        ValueError: for an unknown extractor.
+    """
+    if name not in METRICS:
+        raise ValueError(f"unknown feature extractor {name!r}; known: {', '.join(METRICS)}")
+    return METRICS[name]
+
+
 def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExtractorBase:
-    """A feature extractor on ``device``.
+    """A feature extractor on ``device``; ``get_requested_features_list()`` names what it gives.
 
     Raises:
         ValueError: for an unknown name.
         CheckpointError: if ``weights`` are missing or damaged.
     """
-    if name != "fashion-classifier":
-        raise ValueError(f"unknown feature extractor {name!r}; known: fashion-classifier")
-    return FashionFeatures(name, ["features", "logits"], weights).to(device)
+    known_metrics(name)
+    if name == "fashion-classifier":
+        extractor = FashionFeatures(name, ["features", "logits"], weights)
+    elif name in MODEL_METADATA:
+        extractor = DinoFeatures(name, Path(weights))
+    else:
+        extractor = InceptionFeatures(name, Path(weights))
+    return extractor.to(device)
+
+
+def find_weights(path: str | Path, url: str | None = None) -> Path:
+    """The weights at ``path``, or in torch.hub's cache under the same name.
+
+    Raises:
+        CheckpointError: if they are in neither, saying what to put where; or if a hash in the
+            name, as torch.hub has it, is not the file's.
+    """
+    path = Path(path)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / path.name
+    for place in (path, cached):
+        if place.is_file():
+            expected = re.search(r"-([0-9a-f]{8,})\.", place.name)
+            if expected and not sha256_of(place).startswith(expected[1]):
+                raise CheckpointError(
+                    f"{place} is damaged: its SHA-256 does not begin with {expected[1]}, as its "
+                    "name says; delete it and download it again"
+                )
+            return place
+    source = f" download {url} and" if url else ""
+    raise CheckpointError(
+        f"eval.weights={path} does not exist, neither does {cached};{source} put it at {path}"
+    )
 
 
 @torch.no_grad()
-def extract(extractor: FeatureExtractorBase, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Features of (B, C, H, W) uint8 batches: name -> (N, D) float32 on the CPU.
+def extract(
+    extractor: FeatureExtractorBase, batches: Iterable[Tensor], kinds: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Features of (B, C, H, W) uint8 batches: kind -> (N, D) float32 on the CPU.
 
     The batches are cut as the caller does; on one machine their size changes rounding only.
+
+    Args:
+        kinds: those to keep; None keeps all that the extractor gives.
+
+    Raises:
+        FloatingPointError: if a feature is not finite.
     """
     device = next(extractor.parameters()).device
-    rows = [extractor(batch.to(device)) for batch in batches]
     names = extractor.get_requested_features_list()
-    return {name: torch.cat([row[i].float().cpu() for row in rows]) for i, name in enumerate(names)}
+    rows: dict[str, list[Tensor]] = {kind: [] for kind in kinds or names}
+    done = 0
+    # Metrics are known for float32, not for the TF32 that cuDNN takes unless told otherwise.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for batch in batches:
+            found = dict(zip(names, extractor(batch.to(device)), strict=True))
+            for kind, parts in rows.items():
+                parts.append(found[kind].float().cpu())
+                if not parts[-1].isfinite().all():
+                    raise FloatingPointError(
+                        f"{kind} of the {len(batch)} images after the first {done} are not "
+                        "finite: the extractor's weights are broken"
+                    )
+            done += len(batch)
+    return {kind: torch.cat(parts) if parts else torch.empty(0) for kind, parts in rows.items()}

@@ -1,10 +1,27 @@
 """Metrics: pure functions on features, probabilities or moments."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
-from torch_fidelity.metric_prc import prc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+
+from eval.neighbours import precision_recall
+
+# Every metric, and the kind of features that it is computed on.
+FEATURES = {
+    "fid": "features",
+    "fd_dinov2": "features",  # the Frechet distance of DINOv2's features (Stein et al. 2023)
+    "sfid": "spatial",
+    "is": "logits",
+    "precision": "features",
+    "recall": "features",
+    "kid": "features",
+}
+_ROWS = 1000  # rows that are float64 at a time
 
 
 class Moments(NamedTuple):
@@ -14,16 +31,61 @@ class Moments(NamedTuple):
     covariance: Tensor
 
 
+def compute(
+    wanted: Sequence[str],
+    sample: Mapping[str, Tensor],
+    moments: Mapping[str, Moments],
+    reference: Tensor | None,
+    neighbours: int = 3,
+    chunk: int = 5000,
+    distances: str = "float32",
+    rows: int = 1000,
+) -> dict[str, float]:
+    """The ``wanted`` metrics of samples, in that order.
+
+    Args:
+        wanted: keys of ``FEATURES``.
+        sample: the samples' features of every kind that is needed, (N, D) each.
+        moments: the reference's, of the kinds that Frechet distances need.
+        reference: (M, D) ``features`` of the reference, for precision, recall and KID.
+        neighbours, distances, rows: of ``precision_recall``.
+        chunk: of ``inception_score``.
+    """
+    values = {}
+    for name in ("fid", "fd_dinov2", "sfid"):
+        if name in wanted:
+            kind = FEATURES[name]
+            values[name] = frechet_distance(sample[kind], moments[kind])
+    if "is" in wanted:
+        values["is"] = inception_score(sample["logits"].double().softmax(1), chunk)
+    if "precision" in wanted or "recall" in wanted:
+        values["precision"], values["recall"] = precision_recall(
+            sample["features"], reference, neighbours, distances, rows
+        )
+    if "kid" in wanted:
+        values["kid"] = kernel_distance(sample["features"], reference)
+    return {name: values[name] for name in wanted}
+
+
 def moments(features: Tensor) -> Moments:
-    """Moments of (N, D) features.
+    """Moments of (N, D) features, summed in float64, some rows at a time.
 
     Raises:
         ValueError: for fewer than two rows.
+        FloatingPointError: if a feature is not finite.
     """
-    if len(features) < 2:
-        raise ValueError(f"moments need at least 2 samples, there is {len(features)}")
-    features = features.double()
-    return Moments(features.mean(0), torch.atleast_2d(torch.cov(features.T)))
+    count, dimensions = features.shape
+    if count < 2:
+        raise ValueError(f"moments need at least 2 samples, there is {count}")
+    parts = [part.cpu().numpy() for part in features.split(_ROWS)]
+    mean = sum(part.sum(0, dtype=np.float64) for part in parts) / count
+    if not np.isfinite(mean).all():
+        raise FloatingPointError("features are not finite; the extractor or its weights are broken")
+    covariance = np.zeros((dimensions, dimensions))
+    for part in parts:
+        centred = part - mean
+        covariance += centred.T @ centred  # numpy computes one triangle of it only
+    return Moments(torch.from_numpy(mean), torch.from_numpy(covariance / (count - 1)))
 
 
 def frechet_distance(sample: Tensor | Moments, reference: Tensor | Moments) -> float:
@@ -32,8 +94,8 @@ def frechet_distance(sample: Tensor | Moments, reference: Tensor | Moments) -> f
     Args:
         sample, reference: (N, D) features or their ``Moments``.
 
-    The trace of the root of the covariances' product is taken from the symmetric form
-    S^(1/2) R S^(1/2), so that fewer samples than dimensions (a singular S) do no harm.
+    Raises:
+        ValueError: for unlike dimensions.
     """
     sample = sample if isinstance(sample, Moments) else moments(sample)
     reference = reference if isinstance(reference, Moments) else moments(reference)
@@ -41,13 +103,47 @@ def frechet_distance(sample: Tensor | Moments, reference: Tensor | Moments) -> f
         raise ValueError(
             f"samples have {len(sample.mean)} features, the reference has {len(reference.mean)}"
         )
-    values, vectors = torch.linalg.eigh(sample.covariance)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    product = root @ reference.covariance @ root
-    trace_of_root = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
     difference = sample.mean - reference.mean
     trace = sample.covariance.trace() + reference.covariance.trace()
-    return (difference @ difference + trace - 2 * trace_of_root).item()
+    root = _trace_of_root(sample.covariance.numpy(), reference.covariance.numpy())
+    return (difference @ difference + trace).item() - 2 * root
+
+
+def _trace_of_root(s: np.ndarray, r: np.ndarray) -> float:
+    """Trace of the root of S R, for covariances of any rank.
+
+    The product has the eigenvalues of L' R L, if S = L L'. Cholesky's method with pivoting
+    stops at the rank of S, so L has as many columns as S has dimensions that are not flat, and
+    no root of rounding noise is summed. The factor of lower rank is taken, of S or of R.
+    """
+    (factor, order), other = min(
+        [(_cholesky(s), r), (_cholesky(r), s)], key=lambda pair: pair[0][0].shape[1]
+    )
+    product = factor.T @ other[np.ix_(order, order)] @ factor
+    values = torch.linalg.eigvalsh(torch.from_numpy(product))
+    return values.clamp(min=0).sqrt().sum().item()
+
+
+def _cholesky(s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Factor L (D, rank) and order (D,) with S[order, order] = L L'."""
+    factor, order, rank, _ = dpstrf(s, lower=1)
+    return np.tril(factor)[:, :rank], order - 1
+
+
+def kernel_distance(sample: Tensor, reference: Tensor) -> float:
+    """Kernel distance (Binkowski et al. 2018) by torch-fidelity; KID on Inception features.
+
+    The mean over 100 pairs of random subsets of 1000, or of all that the smaller set has: the
+    estimate has no bias for any size.
+
+    Args:
+        sample, reference: (N, D) and (M, D) features.
+    """
+    size = min(1000, len(sample), len(reference))
+    result = kid_features_to_metric(
+        sample.float(), reference.float(), kid_subset_size=size, verbose=False
+    )
+    return result["kernel_inception_distance_mean"]
 
 
 def inception_score(probabilities: Tensor, chunk: int = 5000) -> float:
@@ -59,31 +155,10 @@ def inception_score(probabilities: Tensor, chunk: int = 5000) -> float:
             averaged, a shorter last one counting equally.
     """
     scores = []
-    for part in probabilities.double().split(chunk):
+    for part in probabilities.split(chunk):
+        part = part.double()
         marginal = part.mean(0, keepdim=True)
         # xlogy: a zero probability contributes 0.
         kl = (torch.xlogy(part, part) - torch.xlogy(part, marginal)).sum(1)
         scores.append(kl.mean().exp())
     return torch.stack(scores).mean().item()
-
-
-def precision_recall(sample: Tensor, reference: Tensor, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019), by torch-fidelity.
-
-    Args:
-        sample, reference: (N, D) and (M, D) features.
-        k: neighbours whose distance is the radius of a point's ball.
-
-    Returns:
-        precision (samples inside reference balls) and recall (references inside sample balls),
-        both in [0, 1].
-
-    Raises:
-        ValueError: if a set has no k neighbours.
-    """
-    if min(len(sample), len(reference)) <= k:
-        raise ValueError(f"k={k} neighbours need more than {k} samples and references")
-    result = prc_features_to_metric(
-        sample.float(), reference.float(), prc_neighborhood=k, save_cpu_ram=True, verbose=False
-    )
-    return result["precision"], result["recall"]

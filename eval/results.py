@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from models.checkpoint import write_atomically
@@ -52,3 +52,49 @@ class ResultStore:
         """Every record, sorted by name."""
         for path in sorted(self.folder.glob("*.json")):
             yield json.loads(path.read_text())
+
+
+def conditions(record: dict) -> dict[str, object]:
+    """What must be alike in two records for their metrics to be compared, by dotted names.
+
+    That is the protocol and all of the run but its allocation and the weights of the denoisers
+    in it, which are what tables compare.
+    """
+    run = dict(record["run"])
+    allocation = run.pop("allocation", "")
+    denoisers = {part.split("*")[0] for part in allocation.split("+")}
+    if "weights" in run:
+        weights = run["weights"].items()
+        run["weights"] = {name: sha256 for name, sha256 in weights if name not in denoisers}
+    return dict(_flat({**record["protocol"], **run}))
+
+
+def require_alike(records: Sequence[dict], differing: Sequence[str] = ()) -> None:
+    """Refuse records that do not belong into one table.
+
+    Args:
+        records: of ``ResultStore``.
+        differing: conditions in which they may differ, such as ``guidance`` (all of it),
+            ``guidance.scale`` or ``sampler.steps``.
+
+    Raises:
+        ValueError: naming the first other condition that differs, and two values of it.
+    """
+    found = [conditions(record) for record in records]
+    for name in sorted(set().union(*found)):
+        allowed = any(name == one or name.startswith(f"{one}.") for one in differing)
+        values = [one.get(name) for one in found]
+        other = next((value for value in values if value != values[0]), values[0])
+        if not allowed and other != values[0]:
+            raise ValueError(
+                f"records are not alike: {name} is {values[0]} in one and {other} in another; "
+                f"leave some out, or say that {name} may differ"
+            )
+
+
+def _flat(content: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """A name to write to; ``path`` then holds all of it or does not change, even if killed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # unique among machines too
     try:
         yield temporary
         with open(temporary, "rb+") as file:

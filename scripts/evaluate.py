@@ -1,132 +1,305 @@
-"""Measure a folder of samples: ``python -m scripts.evaluate samples=FOLDER``."""
+"""Measure samples: ``python -m scripts.evaluate samples=PATH``, alone or by many processes."""
 
+import contextlib
+import functools
+import importlib.metadata
 import logging
+import platform
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 from eval import metrics
-from eval.features import create_extractor, extract
-from eval.reference import load_reference
-from eval.results import ResultStore
-from eval.shards import ShardFolder, folder_digest, open_folder
-from models.checkpoint import recorded_sha256
+from eval.features import create_extractor, extract, find_weights, known_metrics
+from eval.images import Images, ShardImages, blocks, open_images, share
+from eval.neighbours import DISTANCES
+from eval.reference import (
+    Reference,
+    check_extractor,
+    load_reference,
+    read_stored_moments,
+    save_reference,
+)
+from eval.results import ResultStore, content_hash
+from eval.shards import ShardFolder
+from models.checkpoint import recorded_sha256, sha256_of
 from scripts import launch
 from scripts.cli import UserError, command
 
 log = logging.getLogger("evaluate")
 
+PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy")
+
 
 @command("evaluate")
 def main(config: DictConfig) -> None:
+    if config.selftest:
+        from scripts.selftest import selftest
+
+        return selftest(config)
     if config.samples is None:
         raise UserError("samples is not set; give the folder that scripts.sample made")
     device = launch.start()
-    folder = open_folder(config.samples)
-    num_images = config.num_images or folder.count()
-    evaluation = OmegaConf.merge(config.eval, {"reference": config.reference})
-    evaluator = Evaluator(evaluation, device)
+    images = open_images(config.samples)
+    num_images = config.num_images or launch.from_main(lambda: images.count)
+    evaluator = Evaluator(OmegaConf.merge(config.eval, {"reference": config.reference}), device)
     store = ResultStore(Path(config.runs) / "records")
-    record = evaluator.record(folder, num_images, store)
+    record = evaluator.record(images, num_images, store)
     log.info("record %s", store.path(record["run"], record["protocol"]))
     for name, value in record["metrics"].items():
         log.info("%-10s %.4f", name, value)
+    if launch.is_main() and config.wandb.mode != "disabled":
+        log_to_wandb(record, config.wandb)
 
 
 class Evaluator:
-    """Measures sample folders against one reference.
+    """Measures images against one reference, by all ranks together.
 
     Args:
         evaluation: the config group ``eval``.
         device: where features are computed.
 
     Raises:
-        ValueError: if the extractor or the reference is missing or they do not fit one another.
+        ValueError: if a metric is unknown, the extractor or the reference is missing, or they do
+            not fit one another.
     """
 
     def __init__(self, evaluation: DictConfig, device: torch.device):
-        self.config = evaluation
-        self.weights_sha256 = recorded_sha256(evaluation.weights)
-        self.reference = load_reference(evaluation.reference)
-        if self.reference.extractor_sha256 != self.weights_sha256:
+        self.config, self.device = evaluation, device
+        known = known_metrics(evaluation.extractor)
+        unknown = [name for name in evaluation.metrics if name not in known]
+        if unknown:
             raise UserError(
-                f"eval.reference={evaluation.reference} was made with another extractor than "
-                f"eval.weights={evaluation.weights}; make it again: python -m scripts.reference"
+                f"eval.metrics: {', '.join(unknown)} unknown to the extractor "
+                f"{evaluation.extractor}; known: {', '.join(known)}"
             )
-        self.extractor = create_extractor(evaluation.extractor, evaluation.weights, device)
+        for setting in ("neighbours", "chunk", "batch_size", "rows"):
+            if not isinstance(evaluation[setting], int) or evaluation[setting] < 1:
+                raise UserError(f"eval.{setting}={evaluation[setting]} must be 1 or more")
+        if evaluation.distances not in DISTANCES:
+            raise UserError(
+                f"eval.distances={evaluation.distances} is unknown; known: {', '.join(DISTANCES)}"
+            )
+        weights = find_weights(evaluation.weights, evaluation.url)
+        self.weights_sha256 = recorded_sha256(weights)
+        self.path = Path(evaluation.reference)
+        self.images = None  # of the reference, if its features are not in a file yet
+        if self.path.suffix == ".safetensors":
+            self.reference_sha256 = check_extractor(self.path, self.weights_sha256)
+        else:
+            self._open_reference()
+        self.extractor = create_extractor(evaluation.extractor, weights, device)
+
+    def _open_reference(self) -> None:
+        is_npz = self.path.suffix == ".npz" and self.path.is_file()
+        self.moments = read_stored_moments(self.path) if is_npz else {}
+        pictures = [m for m in self.config.metrics if not self._has_moments(m)]
+        if pictures or not self.moments:
+            self.images = open_images(self.path, "reference")
+            self.reference_sha256 = launch.from_main(lambda: self.images.sha256(self.images.count))
+        else:
+            self.reference_sha256 = launch.from_main(lambda: sha256_of(self.path))
+
+    def _has_moments(self, metric: str) -> bool:
+        """Whether the reference's stored moments are all that a metric needs of it."""
+        frechet = metric in ("fid", "fd_dinov2", "sfid")
+        return metric == "is" or (frechet and metrics.FEATURES[metric] in self.moments)
+
+    @functools.cached_property
+    def reference(self) -> Reference:
+        """The reference; that of images is extracted by all ranks and then kept in a file."""
+        if self.path.suffix == ".safetensors":
+            return load_reference(self.path)
+        if self.images is None:
+            return Reference(self.moments, None)
+        key = {"reference": self.reference_sha256, "extractor": self.weights_sha256}
+        file = Path(self.config.cache) / f"{content_hash(key)}.safetensors"
+        if not launch.from_main(file.is_file):
+            kinds = [k for k in self.extractor.get_requested_features_list() if k != "logits"]
+            count = self.images.count
+            found = extract_shared(
+                self.extractor, self.images, count, self.config.batch_size, kinds
+            )
+            if launch.is_main():
+                facts = {"data": str(self.path), "extractor_sha256": self.weights_sha256}
+                save_reference(file, found, count, facts, torch.float32)
+            launch.barrier()
+        made = load_reference(file)
+        # ADM's stored moments are those of all of ImageNet, its images are some.
+        return Reference({**made.moments, **self.moments}, made.features)
 
     def protocol(self, num_images: int) -> dict:
         """Everything but the run that determines the metrics, as plain data."""
-        return {
+        protocol = {
             "num_images": num_images,
             "extractor": self.config.extractor,
             "extractor_sha256": self.weights_sha256,
-            "reference_sha256": self.reference.sha256,
+            "reference_sha256": self.reference_sha256,
             "neighbours": self.config.neighbours,
             "chunk": self.config.chunk,
         }
+        if self.config.distances != "float32":
+            protocol["distances"] = self.config.distances
+        return protocol
 
     def record(
-        self, folder: ShardFolder, num_images: int, store: ResultStore, cost: dict | None = None
+        self,
+        images: Images | ShardFolder,
+        num_images: int,
+        store: ResultStore,
+        cost: dict | None = None,
     ) -> dict:
-        """The record of a folder's first ``num_images`` images: from the store, or made and stored.
+        """The record of the first ``num_images`` images: from the store, or made and stored.
+
+        To be called by all ranks.
 
         Args:
             cost: facts for the record about what the sampling cost.
 
         Raises:
-            ShardError: if images are missing.
+            ValueError: if images are missing or unfit, or a stored record lacks a metric.
         """
+        if isinstance(images, ShardFolder):
+            images = ShardImages(images)
         protocol = self.protocol(num_images)
-        stored = store.get(folder.run, protocol)
+        run = images.run or {"images_sha256": launch.from_main(lambda: images.sha256(num_images))}
+        stored = launch.from_main(lambda: store.get(run, protocol))
         if stored is not None:
+            lacking = [name for name in self.config.metrics if name not in stored["metrics"]]
+            if lacking:
+                raise UserError(
+                    f"{store.path(run, protocol)} has no {', '.join(lacking)}, and records are "
+                    "immutable; choose another folder with runs=FOLDER or move the record away"
+                )
             return stored
         started = time.perf_counter()
-        values = self.measure(folder, num_images)
-        record = {
-            "run": folder.run,
-            "protocol": protocol,
-            "metrics": values,
-            "cost": {**(cost or {}), **sampling_time(folder)},
-            "provenance": {
-                "images_sha256": folder_digest(folder, num_images),
-                "evaluation_seconds": round(time.perf_counter() - started, 2),
-                "torch": torch.__version__,
-                "commit": launch.commit(),
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            },
-        }
-        store.add(record)
-        return record
+        values = self.measure(images, num_images)
+        if launch.is_main():
+            record = {
+                "run": run,
+                "protocol": protocol,
+                "metrics": values,
+                "cost": {**(cost or {}), **sampling_time(images)},
+                "provenance": {
+                    "images_sha256": images.sha256(num_images),
+                    "evaluation_seconds": round(time.perf_counter() - started, 2),
+                    "evaluation_device": launch.device_name(self.device),
+                    "processes": launch.world_size(),
+                    "python": platform.python_version(),
+                    **{name: importlib.metadata.version(name) for name in PACKAGES},
+                    "torch": torch.__version__,
+                    "commit": launch.commit(),
+                    "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                },
+            }
+            with contextlib.suppress(FileExistsError):  # another sweep was faster
+                store.add(record)
+        return launch.from_main(lambda: store.get(run, protocol))
 
-    def measure(self, folder: ShardFolder, num_images: int) -> dict[str, float]:
-        """FID, Inception Score, precision and recall of the first ``num_images`` images."""
-        batches = (
-            part
-            for images, _ in folder.batches(num_images)
-            for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(500)
+    def measure(self, images: Images, num_images: int) -> dict[str, float] | None:
+        """The metrics of the first ``num_images`` images, for the main rank; None for others.
+
+        To be called by all ranks.
+        """
+        if launch.is_main():
+            self._check(images, num_images)
+        reference = self.reference
+        if launch.is_main():
+            self._check_dimensions(images, reference)
+        kinds = sorted({metrics.FEATURES[name] for name in self.config.metrics})
+        size = self.config.batch_size
+        found = extract_shared(self.extractor, images, num_images, size, kinds)
+        if not launch.is_main():
+            return None
+        if "features" in found:
+            found["features"] = found["features"].to(self.device)
+        features = reference.features
+        return metrics.compute(
+            list(self.config.metrics),
+            found,
+            reference.moments,
+            None if features is None else features.to(self.device),
+            self.config.neighbours,
+            self.config.chunk,
+            self.config.distances,
+            self.config.rows,
         )
-        found = extract(self.extractor, batches)
-        precision, recall = metrics.precision_recall(
-            found["features"], self.reference.features, self.config.neighbours
-        )
-        probabilities = found["logits"].double().softmax(1)
-        return {
-            "fid": metrics.frechet_distance(found["features"], self.reference.moments),
-            "is": metrics.inception_score(probabilities, self.config.chunk),
-            "precision": precision,
-            "recall": recall,
-        }
+
+    def _check(self, images: Images, num_images: int) -> None:
+        if not 1 <= num_images <= images.count:
+            raise UserError(
+                f"num_images={num_images}, but there are {images.count} whole images in "
+                f"{images.path}; ask for as many, or sample more"
+            )
+        few = {"precision", "recall"} & set(self.config.metrics)
+        if few and num_images <= self.config.neighbours:
+            raise UserError(
+                f"num_images={num_images} are too few for eval.neighbours={self.config.neighbours}"
+            )
+
+    def _check_dimensions(self, images: Images, reference: Reference) -> None:
+        """Refuse a reference that does not fit, by the features of one image."""
+        (first,) = blocks(images, 0, 1, 1)
+        found = extract(self.extractor, [as_batch(first)])
+        for name in self.config.metrics:
+            kind = metrics.FEATURES[name]
+            if kind == "logits":
+                continue
+            frechet = name in ("fid", "fd_dinov2", "sfid")
+            known = reference.moments.get(kind) if frechet else reference.features
+            if known is None:
+                raise UserError(f"reference={self.path} has nothing to compute {name} with")
+            expected = len(known.mean) if frechet else known.shape[1]
+            if found[kind].shape[1] != expected:
+                raise UserError(
+                    f"reference={self.path} has {expected} {kind} dimensions, the extractor "
+                    f"{self.config.extractor} gives {found[kind].shape[1]}; "
+                    "it was made with another extractor"
+                )
 
 
-def sampling_time(folder: ShardFolder) -> dict:
+def extract_shared(
+    extractor, images: Images, count: int, size: int, kinds: Sequence[str]
+) -> dict[str, torch.Tensor] | None:
+    """Features of the first ``count`` images in their order, for the main rank; None for others.
+
+    Ranks share the work in batches of ``size`` images, which are the same for any number of ranks.
+    """
+    ranks = launch.world_size()
+    shares = [share(count, size, rank, ranks) for rank in range(ranks)]
+    start, stop = shares[launch.rank()]
+    bar = tqdm(
+        blocks(images, start, stop, size),
+        desc="features",
+        total=-(-(stop - start) // size),
+        unit="batch",
+        leave=False,
+        disable=None if launch.is_main() else True,
+    )
+    found = extract(extractor, map(as_batch, bar), kinds)
+    counts = [stop - start for start, stop in shares]
+    gathered = {kind: launch.gather(found[kind], counts) for kind in kinds}
+    return gathered if launch.is_main() else None
+
+
+def as_batch(images) -> torch.Tensor:
+    """(n, H, W, C) array -> (n, C, H, W) tensor."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def sampling_time(images: Images) -> dict:
     """Milliseconds per image of one process, on what, and how they spread over the shards.
 
-    The fastest shard is taken: whatever else runs on a machine can only add to it.
+    The fastest shard is taken: whatever else runs on a machine can only add to it. Shards whose
+    trajectories shared their beginnings with another run's say nothing of the time of this one.
     """
-    timings = folder.timings()
+    timings = images.folder.timings() if isinstance(images, ShardImages) else []
+    timings = [t for t in timings if not t.get("nfe_saved")]
     if not timings:
         return {}
     per_image = sorted(1000 * t["seconds"] / t["images"] for t in timings)
@@ -138,5 +311,16 @@ def sampling_time(folder: ShardFolder) -> dict:
     }
 
 
+def log_to_wandb(record: dict, settings: DictConfig) -> None:
+    """One wandb run of the record: its metrics logged, all else as config."""
+    import wandb
+
+    facts = {key: value for key, value in record.items() if key != "metrics"}
+    name = content_hash({"run": record["run"], "protocol": record["protocol"]})
+    with wandb.init(project=settings.project, mode=settings.mode, name=name, config=facts) as run:
+        run.log(record["metrics"])
+
+
 if __name__ == "__main__":
+    sys.argv = ["selftest=true" if word == "selftest" else word for word in sys.argv]
     main()

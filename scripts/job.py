@@ -1,6 +1,7 @@
 """From a config to everything one run needs, all of it checked before anything expensive."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import samplers
 import stitch
 from eval.results import content_hash
 from eval.shards import ShardFolder
+from models.checkpoint import CheckpointError
 from samplers.noise import random_labels
 from scripts import launch
 from scripts.cli import UserError
@@ -80,8 +82,12 @@ _UNSAID = {
 }
 
 
-def create(config: DictConfig, zoo: models.Zoo) -> Job:
+def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
     """Check ``config`` (see ``configs/sample.yaml``) and build its run.
+
+    Args:
+        planning: whether weights may be missing. The run is then of no known weights: it can be
+            counted, but not made.
 
     Raises:
         ValueError: naming the setting, its value and the fix.
@@ -106,7 +112,7 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         settings["history"] = "keep"  # no other denoiser's history to restart from
     run = {
         "zoo": zoo.name,
-        "weights": zoo.weights_sha256(networks),
+        "weights": _weights_sha256(zoo, networks, planning),
         "sampler": _said(settings, _UNSAID.get(settings["name"], {})),
         "allocation": str(allocation),
         "guidance": _said(dataclasses.asdict(guidance), _UNSAID["guidance"]),
@@ -132,6 +138,15 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         config.batch_size,
         ShardFolder(path, run, config.shard_size),
     )
+
+
+def _weights_sha256(zoo: models.Zoo, networks, planning: bool) -> dict[str, str] | None:
+    try:
+        return zoo.weights_sha256(networks)
+    except CheckpointError:
+        if planning:
+            return None
+        raise
 
 
 def evaluated(sampler, allocation: stitch.Allocation, guidance: samplers.Guidance) -> list[str]:
@@ -253,13 +268,25 @@ def _label_rule(rule, num_classes: int) -> str | list[int]:
         return rule
     if isinstance(rule, str):
         raise UserError(f"labels={rule} is unknown; known: random, balanced, or a list of classes")
-    labels = [rule] if isinstance(rule, int) else [int(label) for label in rule]
+    labels = list(rule) if OmegaConf.is_list(rule) else [rule]
     if not labels:
         raise UserError("labels=[] is empty; give at least one class")
+    wrong = [label for label in labels if type(label) is not int]
+    if wrong:
+        raise UserError(f"labels={labels} must be whole numbers, {wrong[0]!r} is none")
     check_labels(labels, num_classes)
     return labels
 
 
 def load_zoo(config: DictConfig, device: torch.device) -> models.Zoo:
-    """The zoo of the composed config (``configs/zoo/NAME.yaml`` with the command's overrides)."""
-    return models.Zoo(config.zoo, device, launch.dtype(config.precision, device))
+    """The zoo of the composed config (``configs/zoo/NAME.yaml`` with the command's overrides).
+
+    The points of a sweep get the same one: its networks are loaded once.
+    """
+    card = OmegaConf.to_yaml(config.zoo, resolve=True)
+    return _zoo(card, device, launch.dtype(config.precision, device))
+
+
+@functools.cache
+def _zoo(card: str, device: torch.device, dtype: torch.dtype) -> models.Zoo:
+    return models.Zoo(OmegaConf.create(card), device, dtype)

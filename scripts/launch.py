@@ -4,24 +4,47 @@ Every helper is a no-op or returns 0 / 1 in a single process.
 """
 
 import atexit
+import contextlib
 import logging
 import os
+import signal
 import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def start() -> torch.device:
-    """Join torchrun's process group if there is one; return this process's device.
+    """Join the process group of torchrun, or of a Slurm job, if there is one.
 
-    nccl on GPUs, gloo on CPUs. Ranks may wait long for one another: shards differ in length.
+    nccl on GPUs, gloo on CPUs. Ranks may wait long for one another: points of a sweep differ.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        ValueError: if there are more processes than GPUs on this machine.
     """
+    _join_submitit()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local_rank} of this machine has no GPU, there are "
+                f"{torch.cuda.device_count()}; start at most as many with --nproc-per-node"
+            )
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -30,6 +53,56 @@ def start() -> torch.device:
         if not is_main():
             logging.disable(logging.INFO)  # one rank's messages are enough
     return device
+
+
+def _join_submitit() -> None:
+    """Make the tasks of a job of hydra-submitit-launcher the ranks that torchrun would start."""
+    if "SUBMITIT_EXECUTOR" not in os.environ or "RANK" in os.environ:
+        return
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    if JobEnvironment().num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """A block that SIGTERM (torchrun, Slurm) and SIGINT ask to end instead of ending it.
+
+    It gets a function that tells whether one has come; a second one acts at once. After the block
+    the process exits with ``EXIT_INTERRUPTED``. SIGUSR2 belongs to whoever handles it, as submitit
+    does to put a preempted job back into the queue: it gets the signal when the block has ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals are the main thread's
+        return
+    received = []
+
+    def note(number: int, _) -> None:
+        signal.signal(number, before[number])
+        received.append(signal.Signals(number))
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if callable(signal.getsignal(signal.SIGUSR2)):
+        before[signal.SIGUSR2] = signal.getsignal(signal.SIGUSR2)
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        print(
+            f"rank {rank()}: {received[0].name} received, finished batches are stored; "
+            "the same command goes on",
+            file=sys.stderr,
+        )
+        if signal.SIGUSR2 in received:
+            signal.raise_signal(signal.SIGUSR2)
+            sys.exit(0)  # another task puts the job back; Slurm may end it if this one fails
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def rank() -> int:
@@ -47,6 +120,46 @@ def is_main() -> bool:
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """What ``function`` gives the main rank, for all; the others do not call it."""
+    if not dist.is_initialized():
+        return function()
+    value = [function() if is_main() else None]
+    dist.broadcast_object_list(value, src=0)
+    return value[0]
+
+
+def from_all(value: T) -> list[T]:
+    """The values of all ranks, in their order, for all."""
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
+
+
+def gather(rows: Tensor, counts: Sequence[int]) -> Tensor | None:
+    """The rows of all ranks in the order of ranks, for the main one; None for the others.
+
+    Args:
+        rows: (counts[rank], ...) on the CPU.
+        counts: how many each rank has, the main one at least one.
+    """
+    if not dist.is_initialized():
+        return rows
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    if not is_main():
+        if len(rows):
+            dist.send(rows.to(device), 0)
+        return None
+    parts = [rows]
+    for source, count in enumerate(counts):
+        if source > 0 and count > 0:
+            part = torch.empty((count, *rows.shape[1:]), dtype=rows.dtype, device=device)
+            dist.recv(part, source)
+            parts.append(part.cpu())
+    return torch.cat(parts)
 
 
 def dtype(precision: str, device: torch.device) -> torch.dtype:

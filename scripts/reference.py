@@ -1,37 +1,51 @@
-"""Make a reference file of real images: ``python -m scripts.reference``."""
+"""Make a reference file of real images: ``python -m scripts.reference [images=PATH]``."""
 
 import logging
 
+import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from eval.datasets import FashionMNIST
-from eval.features import create_extractor, extract
+from eval.features import create_extractor, find_weights
+from eval.images import open_images
 from eval.reference import save_reference
 from models.checkpoint import recorded_sha256
 from scripts import launch
-from scripts.cli import command
+from scripts.cli import UserError, command
+from scripts.evaluate import extract_shared
 
 log = logging.getLogger("reference")
 
 
 @command("reference")
 def main(config: DictConfig) -> None:
+    if not str(config.reference).endswith(".safetensors"):
+        raise UserError(f"reference={config.reference} must be the name of a .safetensors file")
     device = launch.start()
-    data = FashionMNIST("train", **config.data)
-    extractor = create_extractor(config.eval.extractor, config.eval.weights, device)
-    batches = tqdm(data.images.split(500), desc="reference", unit="batch")
-    features = extract(extractor, batches)["features"]
+    if config.images is None:
+        images, data = FashionMNIST("train", **config.data), "Fashion-MNIST, training split"
+        data_sha256 = images.sha256
+    else:
+        images, data = open_images(config.images, "images"), config.images
+        data_sha256 = launch.from_main(lambda: images.sha256(images.count))
+    weights = find_weights(config.eval.weights, config.eval.url)
+    extractor = create_extractor(config.eval.extractor, weights, device)
+    kinds = [kind for kind in extractor.get_requested_features_list() if kind != "logits"]
+    found = extract_shared(extractor, images, images.count, config.eval.batch_size, kinds)
+    if not launch.is_main():
+        return
     provenance = {
-        "data": "Fashion-MNIST, training split",
-        "data_sha256": data.sha256,
+        "data": data,
+        "data_sha256": data_sha256,
         "extractor": config.eval.extractor,
-        "extractor_sha256": recorded_sha256(config.eval.weights),
+        "extractor_sha256": recorded_sha256(weights),
         "device": launch.device_name(device),
         "commit": launch.commit(),
     }
-    save_reference(config.reference, features, config.num_features, provenance)
-    log.info("reference of %d images: %s", len(features), config.reference)
+    # Float16 holds the shipped classifier's features well; others' are kept as they are.
+    dtype = torch.float16 if config.images is None else torch.float32
+    save_reference(config.reference, found, config.num_features, provenance, dtype)
+    log.info("reference of %d images: %s", images.count, config.reference)
 
 
 if __name__ == "__main__":

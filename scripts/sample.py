@@ -1,23 +1,24 @@
 """Sample images of one run: ``python -m scripts.sample allocation.small=0.4 num_images=5000``.
 
-Alone or under ``torchrun --nproc-per-node=N -m scripts.sample``. Interrupt it at any time: the same
-command makes what is missing, and the images are the same.
+Alone or under ``torchrun --nproc-per-node=N -m scripts.sample``, on one machine or many (see
+docs/distributed.md). Interrupt it at any time: the same command makes what is missing, and the
+images are the same.
 """
 
+import functools
 import logging
-import time
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from eval.results import content_hash
 from eval.shards import folder_digest
 from scripts import job as jobs
 from scripts import launch
 from scripts.cli import command
-from stitch import sample
+from scripts.fill import begin, fill
+from stitch import SharedPrefix, sample
 
 log = logging.getLogger("sample")
 
@@ -27,7 +28,6 @@ def main(config: DictConfig) -> None:
     device = launch.start()
     job = jobs.create(config, jobs.load_zoo(config, device))
     made = sample_missing(job)
-    launch.barrier()
     if launch.is_main():
         done = "" if made else " (all were there already)"
         log.info("run %s: %s", content_hash(job.run), job.allocation)
@@ -36,68 +36,56 @@ def main(config: DictConfig) -> None:
 
 
 def sample_missing(job: jobs.Job) -> int:
-    """Make this rank's part of the shards that are missing; return how many images that were.
+    """Sample what is missing of a run, by all ranks; return how many images that was.
 
     Args:
         job: the run; every rank calls with the same.
+
+    Raises:
+        ShardError: if the folder cannot be written to.
+        SystemExit: when interrupted by a signal, after the batch in hand.
     """
-    folder = job.samples
-    if launch.is_main():
-        folder.claim()
-    launch.barrier()
-    missing = folder.missing(job.num_images)
-    # No rank may finish a shard before all have looked: they must divide the same list.
-    launch.barrier()
-    shards = missing[launch.rank() :: launch.world_size()]
-    total = sum(len(folder.indices(shard, job.num_images)) for shard in shards)
-    if not total:
-        return 0
-    for name in dict.fromkeys(job.networks):
-        job.zoo.denoisers[name]  # loaded here so that it is not timed
-    with tqdm(
-        total=total,
-        unit="img",
-        desc=str(job.allocation),
-        disable=not launch.is_main(),
-        smoothing=0,
-    ) as bar:
-        for shard in shards:
-            _sample_shard(job, shard, bar)
-    return total
-
-
-def _sample_shard(job: jobs.Job, shard: int, bar: tqdm) -> None:
-    wanted = job.samples.indices(shard, job.num_images)
-    images, labels = [], []
-    started = time.perf_counter()
-    for start in range(wanted.start, wanted.stop, job.batch_size):
-        indices = range(start, min(start + job.batch_size, wanted.stop))
-        batch_labels = job.labels(indices)
-        images.append(
-            sample(
-                job.zoo,
-                job.sampler,
-                job.allocation,
-                batch_labels,
-                seed=job.run["seed"],
-                indices=indices,
-                guidance=job.guidance,
-                alignment=job.alignment,
-            )
+    missing = begin(job.samples, job.num_images)
+    if missing:
+        for name in dict.fromkeys(job.networks):
+            job.zoo.denoisers[name]  # loaded here so that it is not timed
+        fill(
+            job.samples,
+            job.num_images,
+            job.batch_size,
+            functools.partial(sample_batch, job),
+            str(job.allocation),
+            timing_facts(job),
         )
-        labels += batch_labels
-        bar.update(len(indices))
-    # The images are on the host, so the device has finished.
-    seconds = time.perf_counter() - started
-    job.samples.write(shard, np.concatenate(images), np.array(labels))
-    job.samples.log_timing(
-        shard=shard,
-        images=len(labels),
-        seconds=round(seconds, 4),
-        batch_size=job.batch_size,
-        device=launch.device_name(job.zoo.device),
-        torch=torch.__version__,
+    return missing
+
+
+def timing_facts(job: jobs.Job) -> dict:
+    """What the time of a shard depends on, beside the run."""
+    return {
+        "batch_size": job.batch_size,
+        "device": launch.device_name(job.zoo.device),
+        "torch": torch.__version__,
+    }
+
+
+def sample_batch(
+    job: jobs.Job, indices: range, prefix: SharedPrefix | None = None
+) -> tuple[np.ndarray, list[int]]:
+    """(B, H, W, C) uint8 images and B labels of global sample indices."""
+    labels = job.labels(indices)
+    images = sample(
+        job.zoo,
+        job.sampler,
+        job.allocation,
+        labels,
+        seed=job.run["seed"],
+        indices=indices,
+        guidance=job.guidance,
+        alignment=job.alignment,
+        prefix=prefix,
     )
+    return images, labels
 
 
 if __name__ == "__main__":

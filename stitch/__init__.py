@@ -2,7 +2,17 @@
 
 from stitch.allocation import Allocation, simplex
 from stitch.pareto import pareto_frontier
+from stitch.prefix import SharedPrefix, shared_evaluations
 from stitch.sampling import sample
 from stitch.trajectory import Trajectory, evaluations
 
-__all__ = ["Allocation", "Trajectory", "evaluations", "pareto_frontier", "sample", "simplex"]
+__all__ = [
+    "Allocation",
+    "SharedPrefix",
+    "Trajectory",
+    "evaluations",
+    "pareto_frontier",
+    "sample",
+    "shared_evaluations",
+    "simplex",
+]

@@ -10,6 +10,7 @@ from torch import Tensor
 from samplers.guidance import Guidance
 from samplers.noise import initial_noise, random_embedding, step_noise
 from stitch.allocation import Allocation
+from stitch.prefix import SharedPrefix
 from stitch.trajectory import Trajectory
 
 ALIGNMENTS = ("log-snr", "timestep")
@@ -28,6 +29,7 @@ def sample(
     guidance: Guidance | None = None,
     alignment: str = "log-snr",
     callback: Callable[..., None] | None = None,
+    prefix: SharedPrefix | None = None,
 ) -> np.ndarray:
     """Sample one batch of images.
 
@@ -45,6 +47,8 @@ def sample(
             timestep with the same ``log-snr``, or (naively) at the same ``timestep``.
         callback: called after every step with ``step, t, x, x_0, denoiser, nfe``: the state and
             the prediction (B, C, H, W), who owned the step, network evaluations so far.
+        prefix: what the same batch was answered under another allocation; where this one begins
+            alike, nothing is evaluated. The images are the same to the bit.
 
     Returns:
         (B, H, W, C) uint8 images.
@@ -70,6 +74,7 @@ def sample(
         indices,
         alignment,
         callback,
+        prefix,
     )
     return zoo.first_stage.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -84,6 +89,7 @@ def sample_latents(
     indices: Sequence[int],
     alignment: str = "log-snr",
     callback: Callable[..., None] | None = None,
+    prefix: SharedPrefix | None = None,
 ) -> Tensor:
     """(B, C, H, W) latents of the samples ``indices`` with (B,) ``labels``; see ``sample``."""
     if alignment not in ALIGNMENTS:
@@ -113,7 +119,7 @@ def sample_latents(
             switches=allocation.switches,
         )
 
-    latents = walk(trajectory)
+    latents = walk(trajectory if prefix is None else prefix.denoise(trajectory))
     # Asked once, as every question makes the host wait; what is not finite stays so to the end.
     if not torch.isfinite(latents).all():
         walk(lambda x, step: _finite(trajectory, x, step, indices))

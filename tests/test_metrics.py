@@ -6,8 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_fidelity import metric_fid
+from torch_fidelity.metric_kid import kid_features_to_metric
 
-from eval.metrics import Moments, frechet_distance, inception_score, moments, precision_recall
+from eval.metrics import (
+    Moments,
+    compute,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    moments,
+    precision_recall,
+)
 from tests import golden
 
 FACTS = golden.facts("metrics_a")
@@ -174,3 +183,48 @@ def test_the_score_averages_chunks_in_order_and_a_shorter_last_one_counts_equall
     one_class, all_classes = torch.eye(5)[[2] * 10], torch.eye(5)
     score = inception_score(torch.cat([one_class, all_classes]), chunk=10)
     assert score == pytest.approx((1 + 5) / 2)
+
+
+@pytest.mark.parametrize("which", ["sample", "reference", "both"])
+def test_fewer_samples_than_dimensions_give_the_nuclear_norm(which):
+    """The trace of the root is the nuclear norm of the cross matrix of the centred sets."""
+    reference = spatial("ref", 0.6, 0.3, 0.1)[: 600 if which == "sample" else 60]
+    sample = spatial("sample", 0.55, 0.33, 0.05)[: 600 if which == "reference" else 50]
+    scaled = [(x.double() - x.double().mean(0)) / (len(x) - 1) ** 0.5 for x in (sample, reference)]
+    root = torch.linalg.svdvals(scaled[0] @ scaled[1].T).sum()
+    difference = sample.double().mean(0) - reference.double().mean(0)
+    expected = difference @ difference + sum(x.square().sum() for x in scaled) - 2 * root
+    assert frechet_distance(sample, reference) == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_moments_of_many_rows_are_those_of_numpy():
+    features = torch.randn(2345, 7, generator=torch.Generator().manual_seed(0)) + 1000
+    mean, covariance = moments(features)
+    np.testing.assert_allclose(mean, features.double().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(features.double().T), rtol=1e-9, atol=1e-12)
+
+
+def test_features_that_are_not_finite_are_refused():
+    features = SAMPLE.clone()
+    features[5, 3] = torch.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        frechet_distance(features, REFERENCE)
+
+
+def test_kid_is_torch_fidelitys():
+    sample, reference = SAMPLE[:200], REFERENCE[:300]
+    theirs = kid_features_to_metric(sample, reference, kid_subset_size=200, verbose=False)
+    ours = kernel_distance(sample, reference)
+    assert ours == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-12)
+    assert abs(kernel_distance(SAMPLE[:300], SAMPLE[300:])) < 0.3 * ours
+
+
+def test_what_is_wanted_is_computed_in_that_order():
+    found = {"features": SAMPLE, "logits": probabilities().log()}
+    values = compute(
+        ["recall", "is", "fd_dinov2"], found, {"features": moments(REFERENCE)}, REFERENCE
+    )
+    assert list(values) == ["recall", "is", "fd_dinov2"]
+    assert values["recall"] == precision_recall(SAMPLE, REFERENCE)[1]
+    assert values["fd_dinov2"] == frechet_distance(SAMPLE, REFERENCE)
+    assert values["is"] == pytest.approx(FACTS["adm"]["is_5000"], rel=1e-6)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.results import ResultStore, content_hash
+from eval.results import ResultStore, content_hash, require_alike
 
 derandomized = settings(derandomize=True, deadline=None)
 RUN, PROTOCOL = {"seed": 0, "allocation": "S*5"}, {"num_images": 5000}
@@ -79,3 +79,40 @@ def test_all_records_come_sorted_by_name_and_unfinished_files_are_none(tmp_path)
     (tmp_path / ".0.json.123.tmp").write_text("{")
     by_name = sorted(records, key=lambda one: store.path(one["run"], one["protocol"]).name)
     assert list(store.all()) == by_name
+
+
+SAMPLED = {
+    "weights": {"S": "1a", "XL": "2b", "first-stage": "3c"},
+    "allocation": "S*2+XL*3",
+    "sampler": {"name": "ddim", "steps": 5},
+    "guidance": {"scale": 1.5, "channels": 4},
+    "labels": "random",
+}
+
+
+def test_records_that_differ_in_allocation_only_belong_into_one_table():
+    large = {**SAMPLED, "allocation": "XL*5", "weights": {"XL": "2b", "first-stage": "3c"}}
+    require_alike([record(SAMPLED, fid=1.0), record(large, fid=2.0)])
+    require_alike([record(SAMPLED)])
+
+
+@pytest.mark.parametrize(
+    "run, protocol, name",
+    [
+        ({"sampler": {"name": "ddim", "steps": 6}}, {}, "sampler.steps is 5 in one and 6 in anoth"),
+        ({"guidance": {"scale": 2.0, "channels": 4}}, {}, "guidance.scale is 1.5"),
+        ({"labels": "balanced"}, {}, "labels is random"),
+        ({"weights": {**SAMPLED["weights"], "first-stage": "4d"}}, {}, "weights.first-stage is 3c"),
+        ({"schedule": "ldm"}, {}, "schedule is None in one and ldm in another"),
+        ({}, {"num_images": 50_000}, "num_images is 5000 in one and 50000 in another"),
+        ({}, {"reference_sha256": "5e"}, "reference_sha256"),
+    ],
+)
+def test_unlike_records_are_refused_unless_told_otherwise(run, protocol, name):
+    records = [record(SAMPLED), record({**SAMPLED, **run}, {**PROTOCOL, **protocol})]
+    with pytest.raises(ValueError, match=name):
+        require_alike(records)
+    with pytest.raises(ValueError, match=name):
+        require_alike([*records, records[0]], ["seed"])
+    require_alike(records, [name.split(" ")[0]])
+    require_alike(records, [name.split(" ")[0].split(".")[0]])

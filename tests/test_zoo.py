@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import models
 from eval.metrics import frechet_distance, moments
-from eval.reference import load_reference
+from eval.reference import check_extractor, load_reference
 from eval.results import content_hash
 from models.checkpoint import read_tensors, recorded_sha256
 
@@ -83,13 +83,14 @@ def test_larger_denoisers_have_a_smaller_error():
 
 
 def test_the_reference_belongs_to_the_classifier():
-    reference = load_reference(FOLDER / "reference.safetensors")
-    assert reference.extractor_sha256 == record("classifier")["sha256"]
-    assert reference.moments.mean.shape == (128,)
+    path = FOLDER / "reference.safetensors"
+    assert check_extractor(path, record("classifier")["sha256"]) == record("reference")["sha256"]
+    reference = load_reference(path)
+    assert reference.moments["features"].mean.shape == (128,)
     assert reference.features.shape == (10_000, 128)
     assert record("reference")["images"] == 60_000
     # 10,000 of the 60,000 images are close to all of them.
-    assert frechet_distance(moments(reference.features), reference.moments) < 0.05
+    assert frechet_distance(moments(reference.features), reference.moments["features"]) < 0.05
 
 
 def test_the_zoo_is_small_enough_to_ship():

@@ -1,0 +1,166 @@
+"""Who is making which shard: how any number of processes, on any machines, share one folder.
+
+A claim is a file beside the shard, made with O_EXCL, that its owner keeps changing while it lives.
+Clocks are never compared: a claim is abandoned when the observer, by its own clock, has watched it
+unchanged for ``stale_seconds``, or at once when its owner was a process of this machine that is
+gone. Claims save work, they protect nothing: two owners of one shard would store the same images.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from eval.shards import storing
+
+_SUFFIX = ".claim"
+_WIDTH = 320  # bytes; every version of a claim has them, so that it is overwritten in place
+
+
+class Claims:
+    """The claims of one process on the shards of a folder; released when the block ends.
+
+    Args:
+        folder: where the shards are.
+        beat_seconds: how often claims held are changed.
+        stale_seconds: how long a claim of another machine is watched before it is taken over.
+    """
+
+    def __init__(self, folder: Path, beat_seconds: float = 5.0, stale_seconds: float = 60.0):
+        self.folder, self.beat_seconds, self.stale_seconds = folder, beat_seconds, stale_seconds
+        self._owner = {"owner": uuid.uuid4().hex, **_process()}
+        self._held: dict[int, tuple[int, int]] = {}  # shard -> file descriptor, images
+        self._seen: dict[int, tuple[str, float, float]] = {}  # text, last look, seconds unchanged
+        self._beats = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "Claims":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stop.set()
+        self._thread.join()
+        for shard in list(self._held):
+            self.release(shard)
+
+    def path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:06d}{_SUFFIX}"
+
+    def take(self, shard: int) -> bool:
+        """Claim ``shard`` unless a living process has it; whether that succeeded.
+
+        Raises:
+            ShardError: if the folder cannot be written to.
+        """
+        path = self.path(shard)
+        if shard in self._held:
+            return False
+        with storing(path):
+            self.remove_abandoned(shard)
+            try:
+                file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            except FileExistsError:
+                return False
+            with self._lock:
+                self._held[shard] = file, 0
+                self._write(shard)
+        return True
+
+    def remove_abandoned(self, shard: int) -> None:
+        """Delete the claim on ``shard`` if its owner is dead."""
+        text, claim = self._read(shard)
+        if text is None or not self._abandoned(shard, text, claim):
+            return
+        path = self.path(shard)
+        grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(grave)
+            if grave.read_text() != text:
+                # Another observer was faster, and this is its own claim: put it back.
+                with contextlib.suppress(FileExistsError):
+                    os.link(grave, path)
+            grave.unlink()
+
+    def report(self, shard: int, images: int) -> None:
+        """Tell the others how many images of a claimed shard are made."""
+        with self._lock, contextlib.suppress(OSError):
+            self._held[shard] = self._held[shard][0], images
+            self._write(shard)
+
+    def release(self, shard: int) -> None:
+        """Give ``shard`` back, finished or not."""
+        with self._lock, contextlib.suppress(OSError):
+            os.close(self._held.pop(shard)[0])
+        if self._read(shard)[1].get("owner") == self._owner["owner"]:
+            self.path(shard).unlink(missing_ok=True)
+
+    def progress(self) -> dict[int, int]:
+        """Images made so far of every shard that anybody has claimed."""
+        shards = [int(path.stem.split("-")[1]) for path in self.folder.glob(f"shard-*{_SUFFIX}")]
+        return {shard: self._read(shard)[1].get("images", 0) for shard in shards}
+
+    def _abandoned(self, shard: int, text: str, claim: dict) -> bool:
+        if claim.get("machine") and claim["machine"] == self._owner["machine"]:
+            return _started(claim["pid"]) != claim["started"]
+        now = time.monotonic()
+        last_text, last_look, unchanged = self._seen.get(shard, (None, now, 0.0))
+        # A long gap between two looks counts little: this process or the file system may have hung.
+        unchanged = unchanged + min(now - last_look, self.beat_seconds) if text == last_text else 0
+        self._seen[shard] = text, now, unchanged
+        return unchanged >= self.stale_seconds
+
+    def _read(self, shard: int) -> tuple[str | None, dict]:
+        """A claim's text, None without one, and what it says, nothing if its owner is writing."""
+        try:
+            text = self.path(shard).read_text()
+        except OSError:
+            return None, {}
+        try:
+            return text, json.loads(text)
+        except ValueError:
+            return text, {}
+
+    def _write(self, shard: int) -> None:
+        file, images = self._held[shard]
+        self._beats += 1
+        claim = json.dumps({**self._owner, "images": images, "beat": self._beats})
+        # The file is written by its descriptor: if the claim was lost, no one else's is touched.
+        os.pwrite(file, claim.ljust(_WIDTH).encode(), 0)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.beat_seconds):
+            with self._lock, contextlib.suppress(OSError):
+                for shard, (file, _) in self._held.items():
+                    self._write(shard)
+                    os.fsync(file)  # other machines see it only then
+
+
+@functools.cache
+def _machine() -> str | None:
+    """What process numbers are unique in: a boot and a container. None where one cannot tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _process() -> dict:
+    return {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this machine started, in ticks since the boot; None if it is gone."""
+    try:
+        # proc(5): after the name, which may hold anything, come fields 3 (state) and up.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]  # dead but unreaped; field 22, starttime

@@ -1,0 +1,36 @@
+"""Samples for others' tools: ``python -m scripts.export samples=FOLDER target=FILE.npz|FOLDER``."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from eval.export import write_npz, write_pngs
+from eval.shards import open_folder
+from scripts.cli import UserError, command
+
+log = logging.getLogger("export")
+
+
+@command("export")
+def main(config: DictConfig) -> None:
+    for setting in ("samples", "target"):
+        if config[setting] is None:
+            raise UserError(f"{setting} is not set; samples=FOLDER target=FILE.npz or a new folder")
+    folder, target = open_folder(config.samples), Path(config.target)
+    if target.exists():
+        raise UserError(f"target={target} exists; remove it or choose another")
+    count = config.num_images or folder.count()
+    if count < 1:
+        raise UserError(f"samples={config.samples} has no images; run scripts.sample first")
+    batches = tqdm(folder.batches(count), desc="export", unit="shard")
+    if target.suffix == ".npz":
+        write_npz(target, batches, count)
+    else:
+        write_pngs(target, batches)
+    log.info("%d images: %s", count, target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Find allocations that fit a time budget: ``python -m scripts.plan budget=2.5s``.
+
+Times are predicted from a cost table: the time of a step of each denoiser at the batch size, and
+of all else. It is measured at the first call and kept in ``RUNS/costs``; ``measure=true`` does so
+again.
+
+Under the budget, allocations with a record come first, the best FID first (those of the Pareto
+frontier are marked). The others follow by a rule of thumb: the more is computed, and the later in
+the trajectory, the better (``stitch.cost.lateness``).
+"""
+
+import dataclasses
+import json
+import logging
+import re
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from eval.results import ResultStore, content_hash
+from models.checkpoint import write_atomically
+from scripts import job as jobs
+from scripts import latency, launch
+from scripts.cli import UserError, command
+from scripts.sample import sample_batch
+from stitch import evaluations, pareto_frontier
+from stitch.cost import CostTable, lateness
+
+log = logging.getLogger("plan")
+
+UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0}
+QUALITIES = ("results", "heuristic")
+
+
+@command("plan")
+def main(config: DictConfig) -> None:
+    budget = parse_budget(config.budget)
+    if config.quality not in QUALITIES:
+        raise UserError(f"quality={config.quality} is unknown; known: {', '.join(QUALITIES)}")
+    zoo = jobs.load_zoo(config, launch.start())
+    points = latency.allocations(config, zoo)
+    costs = cost_table(config, points)
+    log.info(
+        "a batch of %d on %s: %s; all else %.1f ms",
+        costs.batch,
+        costs.facts["device"],
+        ", ".join(f"{step[0]} {1e3 * s:.2f} ms a step" for step, s in costs.steps.items()),
+        1e3 * costs.once,
+    )
+    records = find_records(config, points) if config.quality == "results" else {}
+    choices = rank(points, costs, records)
+    fitting = within(choices, budget)
+    for line in table(fitting[: config.top]):
+        log.info("%s", line)
+    log.info("%d of %d allocations take at most %g s", len(fitting), len(choices), budget)
+    if config.verify:
+        best = fitting[0]
+        taken = verify(best.job, costs.batch, config.repetitions)
+        log.info(
+            "%s: predicted %.3f s, measured %.3f s (%+.1f %%)",
+            best.job.allocation,
+            best.seconds,
+            taken,
+            100 * (taken / best.seconds - 1),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One allocation.
+
+    Attributes:
+        seconds: predicted, of a batch.
+        late_macs: see ``stitch.cost.lateness``, per image.
+        metrics: as recorded; None without a record.
+        on_frontier: whether no recorded allocation is both faster and of a better FID.
+    """
+
+    job: jobs.Job
+    seconds: float
+    late_macs: float
+    metrics: dict | None
+    on_frontier: bool
+
+
+def parse_budget(text: str | float) -> float:
+    """Seconds: ``2.5s``, ``800ms``, ``1min``; a number by itself is seconds.
+
+    Raises:
+        UserError: for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s|min)?\s*", str(text))
+    seconds = float(match[1]) * UNITS[match[2] or "s"] if match else 0.0
+    if not seconds > 0:
+        raise UserError(f"budget={text} must be a time above 0, such as 2.5s, 800ms or 1min")
+    return seconds
+
+
+def cost_table(config: DictConfig, points: list[jobs.Job]) -> CostTable:
+    """The cost table of these runs on this machine: measured before, or now."""
+    known = {
+        **latency.setting(config, points[0]),
+        "weights": {k: v for job in points for k, v in job.run["weights"].items()},
+    }
+    path = Path(config.runs) / "costs" / f"{content_hash(known)}.json"
+    if path.is_file() and not config.measure:
+        table = CostTable.from_json(json.loads(path.read_text()))
+        log.info("cost table of %s: %s", table.facts["time"], path)
+        return table
+    table = latency.measure_costs(config, points, config.batch_size)
+    table = dataclasses.replace(table, facts={**known, **table.facts})
+    write_atomically(path, (json.dumps(table.to_json(), indent=2) + "\n").encode())
+    return table
+
+
+def find_records(config: DictConfig, points: list[jobs.Job]) -> dict[str, dict]:
+    """Hash of run -> its record, of the protocol under which most of the runs were measured."""
+    wanted = {content_hash(job.run) for job in points}
+    found = [
+        (content_hash(record["protocol"]), name, record)
+        for record in ResultStore(Path(config.runs) / "records").all()
+        if (name := content_hash(record["run"])) in wanted
+    ]
+    if not found:
+        return {}
+    (protocol, _), *_ = Counter(protocol for protocol, *_ in found).most_common()
+    return {name: record for of, name, record in found if of == protocol}
+
+
+def rank(points: list[jobs.Job], costs: CostTable, records: dict[str, dict]) -> list[Choice]:
+    """Every run with its predicted time, the best first."""
+    walked = [
+        evaluations(
+            job.allocation, job.guidance, job.sampler.schedule.log_snr(job.sampler.timesteps)
+        )
+        for job in points
+    ]
+    seconds = [costs.seconds(steps) for steps in walked]
+    metrics = [records.get(content_hash(job.run), {}).get("metrics") for job in points]
+    recorded = [i for i, values in enumerate(metrics) if values]
+    frontier = {
+        recorded[i]
+        for i in pareto_frontier(
+            [seconds[i] for i in recorded], [metrics[i]["fid"] for i in recorded]
+        )
+    }
+    macs = {name: job.zoo.macs(name) for job in points for name in dict.fromkeys(job.networks)}
+    choices = [
+        Choice(job, seconds[i], lateness(walked[i], macs), metrics[i], i in frontier)
+        for i, job in enumerate(points)
+    ]
+    return sorted(
+        choices,
+        key=lambda c: (c.metrics is None, c.metrics["fid"] if c.metrics else -c.late_macs),
+    )
+
+
+def within(choices: list[Choice], budget: float) -> list[Choice]:
+    """The choices that take at most ``budget`` seconds.
+
+    Raises:
+        UserError: if there is none, saying the least that one takes.
+    """
+    fitting = [choice for choice in choices if choice.seconds <= budget]
+    if not fitting:
+        cheapest = min(choices, key=lambda choice: choice.seconds)
+        raise UserError(
+            f"budget={budget:g}s is below the cheapest allocation, {cheapest.job.allocation}: it "
+            f"takes {cheapest.seconds:.3g} s, the minimum; give more, fewer sampler.steps or a "
+            "smaller batch"
+        )
+    return fitting
+
+
+def verify(job: jobs.Job, batch: int, repetitions: int) -> float:
+    """Measured seconds of a batch, the median after a warm-up."""
+    taken = [latency.timed(lambda: sample_batch(job, range(batch))) for _ in range(repetitions + 1)]
+    return statistics.median(taken[1:])
+
+
+def table(choices: list[Choice]) -> list[str]:
+    """Choices as lines of text."""
+    width = max(len(str(choice.job.allocation)) for choice in choices)
+    lines = [f"{'allocation':{width}} {'seconds':>8} {'FID':>8}  chosen by"]
+    for choice in choices:
+        fid = f"{choice.metrics['fid']:8.3f}" if choice.metrics else f"{'-':>8}"
+        why = "late MACs (no record)"
+        if choice.metrics:
+            why = "record, Pareto frontier" if choice.on_frontier else "record"
+        lines.append(f"{choice.job.allocation!s:{width}} {choice.seconds:8.3f} {fid}  {why}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

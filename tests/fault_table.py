@@ -1,0 +1,355 @@
+"""What faults cost: ``python -m tests.fault_table`` breaks real runs and writes docs/faults.md.
+
+Every row starts ``scripts.sample`` under torchrun, does something to it, and has the same command
+finish. It takes half an hour on two cores; the full disk needs the right to mount a tmpfs.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from eval.shards import ShardError, folder_digest, open_folder
+from scripts import launch
+
+ROOT = Path(__file__).parent.parent
+NUM_IMAGES, SHARD_SIZE, KILLS = 400, 20, 10
+RUN = [
+    "sampler.steps=20", "allocation.denoisers=[DiT-S]", "allocation.fractions=[1]",
+    f"num_images={NUM_IMAGES}", "batch_size=10", f"shard_size={SHARD_SIZE}",
+]  # fmt: skip
+HEADER = """# What faults cost
+
+Written by `python -m tests.fault_table`: real processes, {images} images of the fashion zoo's DiT-S
+(DDIM 20 steps, guidance 1.5) in shards of {shard}, by two ranks under torchrun (gloo) unless said
+otherwise. Machine: {machine}; it was {load}.
+
+*Recomputed* are images made more than once: finished ones that were not yet stored when their
+process was killed, those of damaged shards, and those made by two launches. A batch in hand at a
+kill (10 images) is not counted. *Lost* are images that the folder lacks in the end. *Sampling
+again* is from the start of the same command to its first claim, nearly all of it imports;
+*finished* is to its end.
+
+| fault | final hash identical | lost | recomputed | sampling again, s | finished, s |
+| --- | --- | ---: | ---: | ---: | ---: |
+"""
+BATCH_HEADER = """
+
+# What another batch size changes
+
+Against batches of 10. Noise and labels come from (seed, index) alone; the order of sums in the
+networks differs.
+
+| batch size | labels identical | largest pixel difference (of 255) | values that differ |
+| ---: | --- | ---: | ---: |
+"""
+
+
+class Launch:
+    """One command at work on a folder."""
+
+    def __init__(self, samples: Path, processes: int = 2, restarts: int = 0):
+        self.samples, self.began = samples, time.monotonic()
+        self.owners = self.claiming()
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d",
+                "--rdzv-endpoint=localhost:0", f"--nproc-per-node={processes}",
+                f"--max-restarts={restarts}",
+                "-m", "scripts.sample", *RUN, f"samples={samples}",
+            ],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=self.log, stderr=self.log,
+        )  # fmt: skip
+
+    def claiming(self) -> set[str]:
+        """Owners of the claims that there are now."""
+        owners = set()
+        for path in self.samples.glob("*.claim"):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                owners.add(json.loads(path.read_text())["owner"])
+        return owners
+
+    def wait_for_claim(self) -> float:
+        """Seconds from the start, or the last kill, until a new process claims a shard."""
+        while self.process.poll() is None:
+            if self.claiming() - self.owners:
+                break
+            time.sleep(0.01)
+        self.owners |= self.claiming()
+        return time.monotonic() - self.began
+
+    def ranks(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def kill_one(self, choice: random.Random) -> int:
+        """Images that the killed rank had not stored."""
+        self.began = time.monotonic()
+        self.owners |= self.claiming()
+        pid = choice.choice(self.ranks())
+        os.kill(pid, signal.SIGKILL)
+        return unstored(self.samples, pid)
+
+    def kill_all(self) -> None:
+        for pid in [self.process.pid, *self.ranks()]:
+            os.kill(pid, signal.SIGKILL)
+
+    def wait(self) -> float:
+        """Seconds until the command ended."""
+        self.process.wait()
+        time.sleep(0.2)  # ranks whose parent was killed are reaped by init
+        return time.monotonic() - self.began
+
+    def text(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+    def succeed(self) -> float:
+        seconds = self.wait()
+        assert self.process.returncode == 0, self.text()
+        return seconds
+
+
+def unstored(samples: Path, pid: int | None = None) -> int:
+    """Images that killed processes (or one) had finished and not stored; their claims tell."""
+    folder, images = open_folder(samples), 0
+    for path in samples.glob("*.claim"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            claim = json.loads(path.read_text())
+            if pid in (None, claim["pid"]):
+                there = folder.length(int(path.stem.split("-")[1]))
+                images += max(0, claim["images"] - there)
+    return images
+
+
+class Table:
+    def __init__(self, folder: Path):
+        self.folder, self.rows = folder, []
+        self.whole = self.new("whole")
+        Launch(self.whole).succeed()
+        self.digest = folder_digest(open_folder(self.whole), NUM_IMAGES)
+
+    def new(self, name: str) -> Path:
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        return path
+
+    def add(
+        self,
+        fault: str,
+        samples: Path,
+        unstored: int = 0,
+        again: list[float] | None = None,
+        finished: float | None = None,
+    ) -> None:
+        """Note a folder that should be whole now."""
+        folder = open_folder(samples)
+        try:
+            same = folder_digest(folder, NUM_IMAGES) == self.digest
+        except ShardError:
+            same = False
+        stored = sum(timing["images"] for timing in folder.timings())
+        again_text = "-" if not again else f"{statistics.median(again):.1f}"
+        if again and len(again) > 1:
+            again_text += f" (median), {max(again):.1f} (most)"
+        finished_text = "-" if finished is None else f"{finished:.1f}"
+        recomputed = stored - NUM_IMAGES + unstored
+        self.rows.append(
+            f"| {fault} | {'yes' if same else 'NO'} | {NUM_IMAGES - folder.count()} | {recomputed} "
+            f"| {again_text} | {finished_text} |"
+        )
+        print(self.rows[-1], flush=True)
+
+    def finish(
+        self, fault: str, samples: Path, unstored: int = 0, again=(), processes: int = 2
+    ) -> None:
+        """Have the same command finish ``samples``, and note it."""
+        last = Launch(samples, processes)
+        first = last.wait_for_claim()
+        self.add(fault, samples, unstored, [*again, first], last.succeed())
+
+    def killed(self, samples: Path, processes: int = 2, after: float = 2.0) -> int:
+        """Have a launch killed in the middle of its work; return the images it had not stored."""
+        launched = Launch(samples, processes)
+        launched.wait_for_claim()
+        time.sleep(after)
+        launched.kill_all()
+        launched.wait()
+        return unstored(samples)
+
+
+def all_ranks_killed(table: Table) -> None:
+    """Kill a run again and again, each time at a random moment of its work, then let it finish."""
+    choice = random.Random(0)
+    samples, again, lost = table.new("killed"), [], 0
+    for _ in range(KILLS):
+        launched = Launch(samples)
+        again.append(launched.wait_for_claim())
+        time.sleep(choice.uniform(0, 0.8))
+        launched.kill_all()
+        launched.wait()
+        lost += unstored(samples)
+    table.finish(f"SIGKILL of all ranks and torchrun, {KILLS} times", samples, lost, again[1:])
+
+
+def one_rank_killed(table: Table) -> None:
+    """Kill either rank at random moments; torchrun restarts both (elastic)."""
+    choice = random.Random(1)
+    samples, again, lost = table.new("killed"), [], 0
+    launched = Launch(samples, restarts=KILLS)
+    launched.wait_for_claim()
+    for _ in range(KILLS):
+        time.sleep(choice.uniform(0, 0.8))
+        lost += launched.kill_one(choice)
+        again.append(launched.wait_for_claim())
+    killed = time.monotonic()
+    launched.succeed()
+    finished = time.monotonic() - killed + again[-1]
+    fault = f"SIGKILL of one rank, {KILLS} times, torchrun --max-restarts={KILLS}"
+    table.add(fault, samples, lost, again, finished)
+
+
+def terminated(table: Table) -> None:
+    samples = table.new("terminated")
+    launched = Launch(samples)
+    launched.wait_for_claim()
+    time.sleep(2)
+    launched.process.terminate()
+    launched.wait()
+    assert launched.text().count("SIGTERM received, finished batches are stored") == 2
+    table.finish("SIGTERM of torchrun", samples, unstored(samples))
+
+
+def full_disk(table: Table) -> None:
+    samples = table.new("full")
+    samples.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=180k", "tmpfs", str(samples)]
+    subprocess.run(mount, check=True)
+    try:
+        launched = Launch(samples)
+        launched.wait()
+        assert launched.process.returncode != 0
+        assert "No space left on device; nothing finished is lost" in launched.text()
+        subprocess.run(["mount", "-o", "remount,size=10m", str(samples)], check=True)
+        table.finish("full disk (tmpfs of 180 kB), then room", samples, unstored(samples))
+    finally:
+        subprocess.run(["umount", str(samples)], check=True)
+
+
+def damaged(table: Table, fault: str, damage: Callable[[bytearray], bytearray]) -> None:
+    samples = table.new("damaged")
+    shutil.copytree(table.whole, samples)
+    path = open_folder(samples).shard_path(7)
+    path.write_bytes(damage(bytearray(path.read_bytes())))
+    table.finish(fault, samples)
+
+
+def flip(data: bytearray) -> bytearray:
+    data[len(data) // 2] ^= 1
+    return data
+
+
+def skewed(table: Table) -> None:
+    samples = table.new("skewed")
+    lost = table.killed(samples)
+    for sign, path in zip(itertools.cycle((-1, 1)), sorted(samples.iterdir()), strict=False):
+        other = time.time() + sign * 5 * 3600
+        os.utime(path, (other, other))
+    table.finish("all ranks killed, times of files 5 h back and ahead in turn", samples, lost)
+
+
+def other_machine(table: Table) -> None:
+    """Claims of a dead machine look alive until they have been watched for a while."""
+    samples = table.new("other")
+    lost = table.killed(samples)
+    for path in samples.glob("*.claim"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "machine": "another"}))
+    table.finish("all ranks killed, finished by another machine (claims renamed)", samples, lost)
+
+
+def two_launches(table: Table) -> None:
+    samples = table.new("two")
+    launches = [Launch(samples), Launch(samples)]
+    first = min(launched.wait_for_claim() for launched in launches)
+    table.add(
+        "two launches of two ranks on one folder at once", samples, 0, [first],
+        max([launched.succeed() for launched in launches]),
+    )  # fmt: skip
+
+
+def world_size(table: Table, processes: int) -> None:
+    samples = table.new(f"world-{processes}")
+    table.finish(f"none, {processes} rank{'s' * (processes > 1)}", samples, processes=processes)
+
+
+def other_world_size(table: Table, before: int, after: int) -> None:
+    samples = table.new("resized")
+    lost = table.killed(samples, before)
+    table.finish(f"all of {before} killed, finished by {after}", samples, lost, processes=after)
+
+
+def batch_sizes(table: Table) -> list[str]:
+    """How far images of other batch sizes are from those of batches of 10."""
+    images, labels = map(
+        np.concatenate, zip(*open_folder(table.whole).batches(NUM_IMAGES), strict=True)
+    )
+    rows = []
+    for batch_size in (1, 7, 64):
+        samples = table.new("batch")
+        overrides = [*RUN, f"batch_size={batch_size}", "shard_size=448", f"samples={samples}"]
+        subprocess.run(
+            [sys.executable, "-m", "scripts.sample", *overrides],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True,
+        )  # fmt: skip
+        others, other_labels = map(
+            np.concatenate, zip(*open_folder(samples).batches(NUM_IMAGES), strict=True)
+        )
+        distance = np.abs(images.astype(int) - others)
+        rows.append(
+            f"| {batch_size} | {'yes' if (labels == other_labels).all() else 'NO'} "
+            f"| {distance.max()} | {(distance > 0).sum()} of {distance.size} |"
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    device = launch.device_name(launch.start()).split(",")[0]
+    machine = f"{os.cpu_count()} cores of {device}, one per rank"
+    load = f"shared with other work (load average {os.getloadavg()[0]:.1f} at the start)"
+    header = HEADER.format(images=NUM_IMAGES, shard=SHARD_SIZE, machine=machine, load=load)
+    with tempfile.TemporaryDirectory() as folder:
+        table = Table(Path(folder))
+        terminated(table)
+        full_disk(table)
+        damaged(table, "a shard truncated to half", lambda data: data[: len(data) // 2])
+        damaged(table, "one bit of a shard flipped", flip)
+        two_launches(table)
+        other_machine(table)
+        skewed(table)
+        other_world_size(table, 4, 1)
+        other_world_size(table, 1, 3)
+        for processes in (1, 2, 3, 4):
+            world_size(table, processes)
+        rows = batch_sizes(table)
+        one_rank_killed(table)
+        all_ranks_killed(table)
+    text = header + "\n".join(table.rows) + BATCH_HEADER + "\n".join(rows) + "\n"
+    (ROOT / "docs" / "faults.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Claims: one owner per shard, the dead give way, clocks do not matter."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from eval.claims import Claims
+from eval.shards import ShardError
+
+fork = multiprocessing.get_context("fork")
+
+
+def claims(folder):
+    return Claims(folder, beat_seconds=0.05, stale_seconds=0.3)
+
+
+def watch(observer, seconds=1.0):
+    """Look at shard 0 again and again; whether it could be taken."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if observer.take(0):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def hold_forever(folder, ready):
+    with claims(folder) as owner:
+        owner.take(0)
+        owner.report(0, 12)
+        ready.set()
+        time.sleep(60)
+
+
+def move_to_another_machine(claim):
+    """As the file of an owner on another machine, where process numbers tell nothing."""
+    claim.write_text(json.dumps({**json.loads(claim.read_text()), "machine": "another"}))
+
+
+@pytest.fixture
+def dead(tmp_path):
+    """The claim that a killed process left behind."""
+    ready = fork.Event()
+    process = fork.Process(target=hold_forever, args=(tmp_path, ready))
+    process.start()
+    assert ready.wait(10)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return tmp_path / "shard-000000.claim"
+
+
+def test_a_shard_is_claimed_once_until_it_is_released(tmp_path):
+    with claims(tmp_path) as a, claims(tmp_path) as b:
+        assert a.take(0)
+        assert not b.take(0) and not a.take(0)
+        assert b.take(1)
+        a.release(0)
+        assert b.take(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_everybody_sees_how_many_images_of_claimed_shards_are_made(tmp_path):
+    with claims(tmp_path) as a, claims(tmp_path) as b:
+        a.take(3)
+        b.take(1000000)
+        a.report(3, 20)
+        assert a.progress() == b.progress() == {3: 20, 1000000: 0}
+
+
+def test_the_claim_of_a_dead_process_of_this_machine_is_taken_at_once(dead, tmp_path):
+    with claims(tmp_path) as observer:
+        assert observer.progress() == {0: 12}
+        assert observer.take(0)
+
+
+def test_the_claim_of_another_machine_is_taken_when_it_has_not_changed_for_long(dead, tmp_path):
+    move_to_another_machine(dead)
+    with claims(tmp_path) as observer:
+        assert not watch(observer, 0.2)
+        assert watch(observer)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]x"])
+def test_a_claim_without_sense_is_taken_when_it_has_not_changed_for_long(content, tmp_path):
+    (tmp_path / "shard-000000.claim").write_text(content)
+    with claims(tmp_path) as observer:
+        assert observer.progress() == {0: 0}
+        assert not observer.take(0)
+        assert watch(observer)
+
+
+@pytest.mark.parametrize("hours", [-9, 9])
+def test_neither_the_living_nor_the_dead_are_judged_by_the_times_of_files(dead, tmp_path, hours):
+    other = time.time() + 3600 * hours
+    move_to_another_machine(dead)
+    os.utime(dead, (other, other))
+    with claims(tmp_path) as owner, claims(tmp_path) as observer:
+        assert not observer.take(0)
+        assert watch(observer)
+        observer.release(0)
+        owner._owner["machine"] = "another"
+        assert owner.take(0)
+        os.utime(dead, (other, other))
+        assert not watch(observer)
+
+
+def test_an_observer_that_slept_does_not_condemn_the_others(dead, tmp_path):
+    move_to_another_machine(dead)
+    with claims(tmp_path) as observer:
+        assert not observer.take(0)
+        time.sleep(1)
+        assert not observer.take(0)
+
+
+def test_who_lost_a_claim_does_not_disturb_its_new_owner(tmp_path):
+    with claims(tmp_path) as a, claims(tmp_path) as b:
+        a.take(0)
+        a.path(0).unlink()
+        assert b.take(0)
+        b.report(0, 5)
+        a.report(0, 7)
+        time.sleep(0.2)
+        assert b.progress() == {0: 5}
+        a.release(0)
+        assert b.progress() == {0: 5}
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path):
+    with (
+        claims(tmp_path / "absent") as owner,
+        pytest.raises(ShardError, match=r"cannot write .*claim: No such file or directory"),
+    ):
+        owner.take(0)

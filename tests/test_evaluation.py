@@ -1,0 +1,379 @@
+"""Evaluation end to end: of folders and npz files, by any number of processes, and misused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from eval import metrics
+from eval.export import write_pngs
+from eval.features import create_extractor, extract, find_weights
+from eval.images import open_images
+from eval.reference import load_reference, save_reference
+from eval.results import ResultStore
+from models.checkpoint import CheckpointError
+from scripts.evaluate import Evaluator, as_batch, log_to_wandb
+from scripts.selftest import selftest
+from tests.inception import save_random_inception
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def config(*overrides):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        found = compose("evaluate", overrides=list(overrides))
+    OmegaConf.resolve(found)
+    return found
+
+
+def pictures(count, size, channels, seed, contrast=60):
+    """Smooth random images, (N, H, W, C) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, channels, 5, 5, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    images = (128 + contrast * smooth).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return images.contiguous().numpy()  # convolutions round by the strides
+
+
+def save_pngs(path, images):
+    write_pngs(path, [(images, np.zeros(len(images), np.int64))])
+    return path
+
+
+def run(*words):
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    save_random_inception(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory):
+    """Two folders of PNG files."""
+    folder = tmp_path_factory.mktemp("colour")
+    one, other = pictures(12, 40, 3, seed=0), pictures(10, 40, 3, seed=1, contrast=90)
+    return save_pngs(folder / "one", one), save_pngs(folder / "other", other)
+
+
+def test_folders_are_measured_as_by_torch_fidelitys_command(inception, colour, tmp_path):
+    sample, reference = map(str, colour)
+    settings = [
+        "eval=imagenet", "eval.distances=float32", f"eval.weights={inception}",
+        f"eval.cache={tmp_path / 'cache'}", "eval.batch_size=4",
+    ]  # fmt: skip
+    processes = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    ours = run(
+        *processes, "scripts.evaluate", f"samples={sample}", f"reference={reference}",
+        f"runs={tmp_path}", *settings,
+    )  # fmt: skip
+    assert ours.returncode == 0, ours.stderr
+    (path,) = (tmp_path / "records").glob("*.json")
+    record = json.loads(path.read_text())
+    output = run(
+        "torch_fidelity.fidelity", "--input1", sample, "--input2", reference, "--fid", "--isc",
+        "--kid", "--prc", "--isc-splits", "1", "--no-samples-shuffle", "--kid-subset-size", "10",
+        "--feature-extractor-weights-path", str(inception), "--batch-size", "4", "--cpu", "--json",
+        "--no-cache", "--silent",
+    )  # fmt: skip
+    assert output.returncode == 0, output.stderr
+    theirs = json.loads(output.stdout)
+    found = record["metrics"]
+    assert list(found) == ["fid", "sfid", "is", "precision", "recall", "kid"]
+    assert found["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert found["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
+    assert found["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert found["precision"] == pytest.approx(theirs["precision"], abs=1e-6)
+    assert found["recall"] == pytest.approx(theirs["recall"], abs=1e-6)
+    # One process finds the two processes' features of the reference and gives the same numbers.
+    evaluator = Evaluator(config(f"reference={reference}", *settings).eval, CPU)
+    assert record["provenance"]["processes"] == 2
+    assert evaluator.protocol(12) == record["protocol"]
+    alone = evaluator.measure(open_images(sample), 12)
+    assert alone == pytest.approx(found, rel=1e-12)
+
+
+def test_spatial_features_are_seven_channels_of_mixed_6_last(inception):
+    extractor = create_extractor("inception-v3-compat", inception)
+    maps = []
+    extractor.Mixed_6d.branch1x1.register_forward_hook(lambda *call: maps.append(call[2]))
+    gray = torch.from_numpy(pictures(2, 40, 1, seed=0)).permute(0, 3, 1, 2)
+    found = extract(extractor, [gray])
+    assert {kind: rows.shape[1] for kind, rows in found.items()} == {
+        "features": 2048, "logits": 1008, "spatial": 2023,
+    }  # fmt: skip
+    assert maps[0].shape == (2, 192, 17, 17)
+    position = found["spatial"].view(2, 17, 17, 7)
+    assert torch.equal(position[1, 3, 11], maps[0][1, :7, 3, 11])
+    assert torch.equal(position, maps[0][:, :7].permute(0, 2, 3, 1))
+    # The logits have no bias, and gray is three equal channels.
+    weight = extractor.fc.weight
+    torch.testing.assert_close(found["logits"], found["features"] @ weight.T)
+    again = extract(extractor, [gray.repeat(1, 3, 1, 1)], ["features"])
+    assert torch.equal(again["features"], found["features"])
+
+
+def test_weights_are_found_where_given_or_in_the_hubs_cache_or_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    path, cached = tmp_path / "net.pth", tmp_path / "hub" / "checkpoints" / "net.pth"
+    with pytest.raises(CheckpointError) as error:
+        find_weights(path, "https://host/net.pth")
+    for text in (f"eval.weights={path}", str(cached), "download https://host/net.pth"):
+        assert text in str(error.value)
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"cached")
+    assert find_weights(path) == cached
+    path.write_bytes(b"given")
+    assert find_weights(path) == path
+
+
+def test_weights_that_do_not_have_the_hash_in_their_name_are_refused(tmp_path):
+    path = tmp_path / "net-6726825d.pth"
+    path.write_bytes(b"other")
+    with pytest.raises(CheckpointError, match="does not begin with 6726825d"):
+        find_weights(path)
+
+
+class Code:
+    def __reduce__(self):
+        return (os.system, ("true",))
+
+
+def test_weights_with_code_or_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "bad.pth"
+    torch.save({"conv.weight": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="not torch-fidelity's Inception: Missing key"):
+        create_extractor("inception-v3-compat", path)
+    torch.save({"conv.weight": Code()}, path)
+    with pytest.raises(CheckpointError):
+        create_extractor("inception-v3-compat", path)
+
+
+HUB = """
+import torch
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+    def forward(self, x):
+        return self.scale * x.mean((2, 3))
+def dinov2_vits14(pretrained=True):
+    return Tiny()
+"""
+
+
+def test_dinov2_is_read_by_torch_fidelity_from_a_hub_folder(tmp_path):
+    weights = tmp_path / "checkpoints" / "dinov2_vits14_pretrain.pth"
+    with pytest.raises(CheckpointError, match="DINOv2's code is missing: put https://github.com"):
+        create_extractor("dinov2-vit-s-14", weights)
+    with pytest.raises(CheckpointError, match="must be in a folder named checkpoints"):
+        create_extractor("dinov2-vit-s-14", tmp_path / "dinov2_vits14_pretrain.pth")
+    code = tmp_path / "facebookresearch_dinov2_main" / "hubconf.py"
+    code.parent.mkdir()
+    code.write_text(HUB)
+    before = torch.hub.get_dir()
+    extractor = create_extractor("dinov2-vit-s-14", weights)
+    assert torch.hub.get_dir() == before
+    found = extract(extractor, [torch.full((2, 1, 20, 20), 255, dtype=torch.uint8)])
+    expected = [(1 - mean) / std for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
+    torch.testing.assert_close(found["features"], torch.tensor([expected] * 2))
+
+
+# The fashion zoo's classifier is small: what follows is quick.
+
+
+@pytest.fixture(scope="module")
+def gray(tmp_path_factory):
+    """Two npz files of images, and the classifier's features of each."""
+    folder = tmp_path_factory.mktemp("gray")
+    extractor = create_extractor("fashion-classifier", config().eval.weights)
+    paths, found = [], []
+    for seed, count in ((0, 40), (1, 50)):
+        images = pictures(count, 28, 1, seed)
+        paths.append(folder / f"{seed}.npz")
+        np.savez(paths[-1], images)
+        found.append(extract(extractor, [as_batch(images)]))
+    return paths, found
+
+
+def evaluator(tmp_path, reference, *overrides):
+    words = [f"reference={reference}", f"eval.reference={reference}", f"eval.cache={tmp_path}/c"]
+    return Evaluator(config(*words, *overrides).eval, CPU)
+
+
+def test_any_images_are_a_reference_and_their_features_are_kept(gray, tmp_path):
+    (sample, reference), (one, other) = gray
+    for _ in range(2):
+        values = evaluator(tmp_path, reference).measure(open_images(sample), 40)
+        assert values["fid"] == metrics.frechet_distance(one["features"], other["features"])
+        pair = metrics.precision_recall(one["features"], other["features"])
+        assert (values["precision"], values["recall"]) == pair
+    (kept,) = (tmp_path / "c").glob("*.safetensors")
+    assert torch.equal(load_reference(kept).features, other["features"])
+
+
+def save_adm(path, images, features, **others):
+    """An npz as ADM's references are: moments of other images than those it holds."""
+    moments = metrics.moments(features)
+    np.savez(path, arr_0=images, mu=moments.mean, sigma=moments.covariance, **others)
+
+
+def test_an_adm_reference_gives_its_stored_moments_and_the_features_of_its_images(gray, tmp_path):
+    (sample, reference), (one, other) = gray
+    path = tmp_path / "VIRTUAL.npz"
+    save_adm(path, np.load(reference)["arr_0"], 2 * other["features"])
+    values = evaluator(tmp_path, path).measure(open_images(sample), 40)
+    assert values["fid"] == metrics.frechet_distance(one["features"], 2 * other["features"])
+    pair = metrics.precision_recall(one["features"], other["features"])
+    assert (values["precision"], values["recall"]) == pair
+
+
+def test_stored_moments_alone_do_for_fid_and_for_nothing_else(gray, tmp_path):
+    (sample, _), (one, other) = gray
+    moments = metrics.moments(other["features"])
+    path = tmp_path / "moments.npz"
+    np.savez(path, mu=moments.mean, sigma=moments.covariance)
+    values = evaluator(tmp_path, path, "eval.metrics=[fid,is]").measure(open_images(sample), 40)
+    assert values["fid"] == metrics.frechet_distance(one["features"], other["features"])
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(ValueError, match="has no arr_0 .*mu, sigma"):
+        evaluator(tmp_path, path)
+
+
+def test_a_record_has_what_is_needed_to_repeat_it_and_is_made_once(gray, tmp_path):
+    (sample, reference), _ = gray
+    store, images = ResultStore(tmp_path / "records"), open_images(sample)
+    made = evaluator(tmp_path, reference).record(images, 30, store)
+    assert made["run"] == {"images_sha256": images.sha256(30)}
+    assert made["protocol"]["num_images"] == 30
+    assert made["protocol"]["reference_sha256"] == open_images(reference).sha256(50)
+    assert {"torch", "torch-fidelity", "numpy", "commit", "evaluation_seconds"} <= set(
+        made["provenance"]
+    )
+    assert evaluator(tmp_path, reference).record(images, 30, store) == made
+    with pytest.raises(ValueError, match="has no kid, and records are immutable"):
+        evaluator(tmp_path, reference, "eval.metrics=[fid,kid]").record(images, 30, store)
+    half = evaluator(tmp_path, reference, "eval.distances=float16").record(images, 30, store)
+    assert half["protocol"]["distances"] == "float16"
+    assert len(list(store.all())) == 2
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["eval.metrics=[fid,fod]"], "eval.metrics: fod unknown to .*known: fid, is, precision"),
+        (["eval.metrics=[sfid]"], "sfid unknown to the extractor fashion-classifier"),
+        (["eval.extractor=inception"], "unknown feature extractor 'inception'; known: fashion"),
+        (["eval.distances=float8"], "eval.distances=float8 is unknown; known: float32, float16"),
+        (["eval.rows=0"], "eval.rows=0 must be 1 or more"),
+        (["eval.weights=nothing.pth"], "eval.weights=nothing.pth does not exist"),
+    ],
+)
+def test_unfit_settings_are_refused_before_anything_is_read(gray, tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        evaluator(tmp_path, gray[0][1], *overrides)
+
+
+def test_more_images_than_there_are_and_too_few_for_the_neighbours_are_refused(gray, tmp_path):
+    (sample, reference), _ = gray
+    measure = evaluator(tmp_path, reference).measure
+    with pytest.raises(ValueError, match="num_images=41, but there are 40 whole images"):
+        measure(open_images(sample), 41)
+    with pytest.raises(ValueError, match="num_images=3 are too few for eval.neighbours=3"):
+        measure(open_images(sample), 3)
+
+
+def test_references_of_another_extractor_or_dimension_are_refused(gray, tmp_path):
+    (sample, reference), (_, other) = gray
+    save_reference(tmp_path / "r.safetensors", other, 50, {"extractor_sha256": "another"})
+    with pytest.raises(ValueError, match="was made with another extractor"):
+        evaluator(tmp_path, tmp_path / "r.safetensors")
+    save_adm(tmp_path / "r.npz", np.load(reference)["arr_0"], other["features"][:, :100])
+    with pytest.raises(ValueError, match="has 100 features dimensions, the extractor .* gives 128"):
+        evaluator(tmp_path, tmp_path / "r.npz").measure(open_images(sample), 40)
+    np.savez(tmp_path / "s.npz", mu=np.zeros(4), sigma=np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="are no mean .* and covariance"):
+        evaluator(tmp_path, tmp_path / "s.npz")
+    np.savez(tmp_path / "p.npz", mu=np.array([None]), sigma=np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="mu and sigma cannot be read"):
+        evaluator(tmp_path, tmp_path / "p.npz")
+    with pytest.raises(ValueError, match="reference=.*nothing is not a sample folder"):
+        evaluator(tmp_path, tmp_path / "nothing")
+
+
+def test_images_of_a_size_that_the_extractor_does_not_read_are_refused(gray, tmp_path):
+    np.savez(tmp_path / "large.npz", pictures(10, 32, 1, seed=0))
+    with pytest.raises(ValueError, match="images are 32x32, the extractor .* reads 28x28"):
+        evaluator(tmp_path, gray[0][1]).measure(open_images(tmp_path / "large.npz"), 10)
+
+
+def test_features_that_are_not_finite_are_named(gray):
+    extractor = create_extractor("fashion-classifier", config().eval.weights)
+    next(extractor.parameters()).fill_(torch.nan)
+    batches = torch.zeros(20, 1, 28, 28, dtype=torch.uint8).split(10)
+    with pytest.raises(FloatingPointError, match="features of the 10 images after the first 0"):
+        extract(extractor, batches)
+
+
+def published(gray, tmp_path, **expected):
+    """A config whose published values are of the npz files."""
+    (sample, reference), _ = gray
+    found = config(f"reference={reference}", f"eval.cache={tmp_path}/c", f"runs={tmp_path}")
+    limits = {"fid": 0.05, "is": 1.0, "precision": 0.01, "recall": 0.01}
+    batch = {"path": str(sample), "url": "https://host/0.npz", "expected": expected}
+    values = {
+        "source": "a table", "limits": limits, "reference_url": "https://host/1.npz",
+        "batches": [batch, {**batch, "path": "nothing.npz"}],
+    }  # fmt: skip
+    evaluation = {"reference": str(reference), "published": values}
+    return OmegaConf.merge(OmegaConf.create({"eval": evaluation}), found, {"eval": evaluation})
+
+
+def test_the_selftest_compares_with_published_values(gray, tmp_path, caplog):
+    caplog.set_level("INFO")
+    _, (one, other) = gray
+    fid = metrics.frechet_distance(one["features"], other["features"])
+    recall = metrics.precision_recall(one["features"], other["features"])[1]
+    selftest(published(gray, tmp_path, fid=fid + 0.04, recall=recall))
+    assert caplog.text.count(" good") == 2
+    assert "skipped: download https://host/0.npz and put it at nothing.npz" in caplog.text
+    with pytest.raises(SystemExit) as exit:
+        selftest(published(gray, tmp_path, fid=fid + 0.06, recall=recall))
+    assert exit.value.code == 1
+    assert caplog.text.count("OFF") == 1
+
+
+def test_the_selftest_says_what_to_download_and_where_to_put_it(tmp_path):
+    result = run("scripts.evaluate", "selftest", f"runs={tmp_path}")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    for name in (
+        "weights-inception-2015-12-05-6726825d.pth",
+        "VIRTUAL_imagenet256_labeled.npz",
+        "admnet_guided_upsampled_imagenet256.npz",
+    ):
+        assert f"/{name} and put it at checkpoints/imagenet256/{name}" in result.stderr
+
+
+def test_records_are_logged_to_wandb_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    record = {"run": {"seed": 0}, "protocol": {"num_images": 7}, "metrics": {"fid": 9.5}}
+    log_to_wandb(record, OmegaConf.create({"project": "t-stitch", "mode": "offline"}))
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    assert b"fid" in content and b"9.5" in content and b"num_images" in content

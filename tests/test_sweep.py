@@ -1,0 +1,179 @@
+"""Sweeps: what points they have, that points sampled together are what they are alone, failures."""
+
+import json
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import models
+from eval.results import content_hash
+from eval.shards import folder_digest
+from scripts import job as jobs
+from scripts import sweep
+from scripts.cli import CONFIGS, UserError
+from scripts.evaluate import Evaluator
+from scripts.sample import sample_missing
+from scripts.together import groups
+
+FEW = [
+    "sampler.steps=4", "allocation.denoisers=[DiT-S,DiT-B]", "num_images=12", "batch_size=3",
+    "shard_size=6", "eval.metrics=[fid,is]",
+]  # fmt: skip
+
+
+def compose(*overrides):
+    with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        return hydra.compose("sweep", [*overrides])
+
+
+def points(folder, *overrides, shares=(0, 0.5, 0.75, 1), zoo=None):
+    configs = [
+        compose(*FEW, f"runs={folder}", f"allocation.small={share}", *overrides) for share in shares
+    ]
+    return [jobs.create(c, zoo or jobs.load_zoo(c, torch.device("cpu"))) for c in configs]
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    return Evaluator(compose(*FEW).eval, torch.device("cpu"))
+
+
+def store_of(folder):
+    return sweep.record_store(OmegaConf.create({"runs": str(folder)}))
+
+
+def test_the_points_of_a_sweep_are_all_combinations_in_order():
+    assert sweep.expand(["num_images=9", "guidance.scale=1.5,2", "sampler=ddim,ddpm"]) == [
+        ["num_images=9", "guidance.scale=1.5", "sampler=ddim"],
+        ["num_images=9", "guidance.scale=1.5", "sampler=ddpm"],
+        ["num_images=9", "guidance.scale=2", "sampler=ddim"],
+        ["num_images=9", "guidance.scale=2", "sampler=ddpm"],
+    ]
+    lists = sweep.expand(["allocation.fractions=[0.5,0.5],[1,0]"])
+    assert lists == [["allocation.fractions=[0.5,0.5]"], ["allocation.fractions=[1,0]"]]
+
+
+@pytest.mark.parametrize(
+    "text, values",
+    [
+        ("0,0.1,...,1", "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"),
+        ("10,20,...,50", "10,20,30,40,50"),
+        ("1,0.75,...,0", "1,0.75,0.5,0.25,0"),
+        ("0,0.1,...,0.3,1", "0,0.1,0.2,0.3,1"),
+        ("0.1,0.2", "0.1,0.2"),
+    ],
+)
+def test_three_dots_are_written_out_exactly(text, values):
+    assert sweep.fill_in(f"a={text}") == f"a={values}"
+
+
+@pytest.mark.parametrize("text", ["0,0.3,...,1", "0,0,...,1", "1,2,...,0"])
+def test_three_dots_that_lead_nowhere_are_refused(text):
+    with pytest.raises(UserError, match="write the values out"):
+        sweep.fill_in(f"allocation.small={text}")
+
+
+def test_only_runs_that_differ_in_nothing_but_the_allocation_are_grouped(tmp_path):
+    alike = points(tmp_path, "sampler=dpm_solver", "sampler.history=restart")
+    others = points(tmp_path, shares=[0.5]) + points(tmp_path, "seed=1", shares=[0.5])
+    others += points(tmp_path, "guidance.scale=2", shares=[0.5])
+    found = groups([*alike, *others])
+    assert [len(group) for group in found] == [4, 1, 1, 1]
+    # Depth first: neighbours have most in common.
+    assert [str(job.allocation) for job in found[0]] == [
+        "DiT-B*4", "DiT-S*2+DiT-B*2", "DiT-S*3+DiT-B*1", "DiT-S*4",
+    ]  # fmt: skip
+
+
+def test_points_made_together_have_the_images_and_metrics_of_points_made_alone(tmp_path, evaluator):
+    together = points(tmp_path / "together")
+    assert sweep.make_records(together, evaluator, store_of(tmp_path / "together")) == {}
+    for job in points(tmp_path / "alone"):
+        alone = sweep.make_record(job, evaluator, store_of(tmp_path / "alone"))
+        shared = sweep.stored_record(job, evaluator, store_of(tmp_path / "together"))
+        assert shared["metrics"] == alone["metrics"]
+        digest = shared["provenance"]["images_sha256"]
+        assert digest == alone["provenance"]["images_sha256"]
+        assert digest == folder_digest(job.samples, job.num_images)
+        assert alone["cost"]["ms_per_image"] > 0
+        # A time that sharing made shorter is not given out as this run's.
+        assert ("ms_per_image" in shared["cost"]) == (str(job.allocation) in FIRST_OF_THEIR_KIND)
+
+
+FIRST_OF_THEIR_KIND = ("DiT-B*4", "DiT-S*2+DiT-B*2")
+
+
+def test_only_missing_shards_of_missing_points_are_made(tmp_path, evaluator):
+    made = points(tmp_path, shares=(0, 0.5))
+    other = made[1]
+    sweep.make_records(made, evaluator, store_of(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.npz")}
+    lost = other.samples.shard_path(1)
+    lost.unlink()
+    store_of(tmp_path).path(other.run, evaluator.protocol(12)).unlink()
+    sweep.make_records(made, evaluator, store_of(tmp_path))
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.npz")}
+    assert after.keys() == before.keys()
+    assert [path for path in after if after[path] != before[path]] == [lost]
+
+
+def test_a_point_that_fails_is_named_and_the_rest_is_finished(tmp_path, evaluator):
+    zoo = models.load_zoo("fashion")
+    with torch.no_grad():
+        next(zoo.denoisers["DiT-B"].parameters()).fill_(float("nan"))
+    made = points(tmp_path, zoo=zoo)
+    failures = sweep.make_records(made, evaluator, store_of(tmp_path))
+    assert failures.keys() == {
+        content_hash(job.run) for job in made if job.allocation.steps[3] != "DiT-S"
+    }
+    assert all("DiT-B at step" in reason for reason in failures.values())
+    assert any(reason.startswith("DiT-S*2+DiT-B*2: ") for reason in failures.values())
+    (record,) = store_of(tmp_path).all()
+    assert record["run"]["allocation"] == "DiT-S*4"
+
+
+def test_a_sweep_with_failures_lists_them_and_exits_with_1(tmp_path, caplog):
+    job, *_ = points(tmp_path, shares=[0])
+    sample_missing(job)
+    config = compose(*FEW, f"runs={tmp_path}", "allocation.small=0")
+    sweep.sweep([config])
+    (path,) = (tmp_path / "records").glob("*.json")
+    record = json.loads(path.read_text())
+    record["provenance"] |= {"images_sha256": "0" * 64, "commit": "abc123"}
+    path.write_text(json.dumps(record))
+    with pytest.raises(SystemExit) as error:
+        sweep.sweep([config, compose(*FEW, f"runs={tmp_path}", "allocation.small=1")])
+    assert error.value.code == 1
+    assert "1 of 2 points failed" in caplog.text
+    assert f"{path} was made by commit abc123 of other images" in caplog.text
+    assert len(list((tmp_path / "records").glob("*.json"))) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    config = compose(*FEW, f"runs={tmp_path / 'file' / 'runs'}")
+    with pytest.raises(UserError, match=r"runs=.* cannot be written to \(Not a directory\)"):
+        sweep.sweep([config])
+
+
+def test_a_dry_run_counts_points_evaluations_and_hours_without_weights(tmp_path):
+    config = compose(
+        "zoo=imagenet256-dit", "sampler.steps=100", f"runs={tmp_path}",
+        "throughput.macs_per_second=1e12",
+    )  # fmt: skip
+    zoo = jobs.load_zoo(config, torch.device("cpu"))
+    made = []
+    for share in range(11):
+        config.allocation.small = share / 10
+        made.append(jobs.create(config, zoo, planning=True))
+    _, line, total, *_ = sweep.plan_text(made, made[1:], config)
+    # Ten shares of DiT-S; beginnings are computed once, and DiT-XL's steps behind each.
+    evaluations = 2 * 5000 * 10 * 100, 2 * 5000 * (100 + 450)
+    for text in ("11", "1", "10", *(f"{count:,}" for count in evaluations)):
+        assert text in line.split("  imagenet")[0].split()
+    macs = 2 * 5000 * (100 * zoo.macs("DiT-S") + 450 * zoo.macs("DiT-XL"))
+    hours = [macs / 1e12 / 3600 / factor for factor in (1, 5, 10)]  # of 10 shards, at 8: two each
+    assert total.split()[2:] == [f"{value:.3g}" for value in hours]
+    assert not list(tmp_path.iterdir())

@@ -1,7 +1,10 @@
-"""First stages: images to latents and back."""
+"""First stages: images to latents and back.
+
+diffusers is imported where an autoencoder is made: it takes longer to import than torch, and most
+commands need no first stage.
+"""
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from torch import Tensor, nn
 
 from models.layouts import autoencoder_state
@@ -66,6 +69,8 @@ class KLFirstStage(FirstStage):
     """
 
     def __init__(self, scale: float, rounding: str = "nearest", **config):
+        from diffusers import AutoencoderKL
+
         super().__init__(AutoencoderKL(**config), scale, rounding)
 
     @torch.no_grad()
@@ -100,6 +105,8 @@ class VQFirstStage(FirstStage):
     """
 
     def __init__(self, scale: float = 1.0, rounding: str = "nearest", **config):
+        from diffusers import VQModel
+
         super().__init__(VQModel(**config), scale, rounding)
 
 
@@ -112,6 +119,8 @@ class TinyFirstStage(FirstStage):
     """
 
     def __init__(self, scale: float = 1.0, rounding: str = "nearest", **config):
+        from diffusers import AutoencoderTiny
+
         super().__init__(AutoencoderTiny(**config), scale, rounding)
 
 

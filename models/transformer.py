@@ -1,0 +1,47 @@
+"""Parts that the transformers share, with the state-dict keys of timm, as in published weights.
+
+Shape suffixes: B batch, C channels, H W size, N tokens, D width.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of tokens; queries, keys and values from one projection."""
+
+    def __init__(self, width: int, num_heads: int, qkv_bias: bool):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        qkv = self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, head width)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU (``tanh`` approximation or exact: ``none``) between them."""
+
+    def __init__(self, width: int, hidden: int, approximate: str = "none"):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU(approximate=approximate)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x_BND)))
+
+
+class PatchEmbed(nn.Module):
+    """Every square of ``patch_size`` latent values becomes a token, row by row."""
+
+    def __init__(self, patch_size: int, channels: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.proj(x_BCHW).flatten(2).transpose(1, 2)

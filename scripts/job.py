@@ -100,7 +100,7 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         )
     if config.alignment not in ALIGNMENTS:
         raise UserError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
-    check_fit(zoo.denoisers, allocation, len(sampler.timesteps), guidance, sampler.schedule)
+    check_fit(zoo.specs, allocation, len(sampler.timesteps), guidance, sampler.schedule)
     networks = dict.fromkeys(evaluated(sampler, allocation, guidance))
     if not allocation.switches and "history" in settings:
         settings["history"] = "keep"  # no other denoiser's history to restart from
@@ -116,7 +116,7 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
     }
     if sampler.schedule.name != zoo.schedule:
         run["schedule"] = sampler.schedule.name
-    foreign = [n for n in networks if zoo.denoisers[n].spec.schedule != sampler.schedule.name]
+    foreign = [n for n in networks if zoo.specs[n].schedule != sampler.schedule.name]
     if foreign and config.alignment != "log-snr":
         run["alignment"] = config.alignment
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(run)
@@ -223,7 +223,7 @@ def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
             if not OmegaConf.is_list(group[setting]):
                 raise UserError(f"guidance.{setting}={group[setting]} must be [low, high] or null")
             intervals[setting] = tuple(group[setting])
-    return samplers.Guidance(scale, channels, group.guide, **intervals)
+    return samplers.Guidance(scale, channels, group.guide or zoo.unconditional, **intervals)
 
 
 def _said(settings: dict, unsaid: dict) -> dict:

@@ -65,7 +65,7 @@ def answer_question(arguments: list[str]) -> None:
     package, _, name = module.partition(".")
     if package != __package__ or not (CONFIGS / f"{name}.yaml").is_file():
         return
-    if not _QUESTIONS.isdisjoint(arguments):
+    if not _QUESTIONS.isdisjoint(argument.split("=")[0] for argument in arguments):
 
         def question(config: DictConfig) -> None:
             raise AssertionError("Hydra answers without calling the command")

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from models.layouts import autoencoder_state
 
 
+# Decoded at once; a decoder's activations take about 1 kB a pixel in float32.
+DECODED_PIXELS = 2**19
+
+
 class FirstStage(nn.Module):
     """An autoencoder of diffusers with the latents' scale.
 
@@ -45,10 +49,15 @@ class FirstStage(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, c, h, w) latents -> (B, C, H, W) uint8 images."""
+        """(B, c, h, w) latents -> (B, C, H, W) uint8 images, a few at a time if they are large."""
+        factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        few = max(1, DECODED_PIXELS // (factor**2 * latents[0, 0].numel()))
+        return torch.cat([to_uint8(self(part), self.rounding) for part in latents.split(few)])
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(B, c, h, w) latents -> (B, C, H, W) images in about [-1, 1]."""
         dtype = next(self.autoencoder.parameters()).dtype
-        images = self.autoencoder.decode((latents / self.scale).to(dtype)).sample
-        return to_uint8(images, self.rounding)
+        return self.autoencoder.decode((latents / self.scale).to(dtype), return_dict=False)[0]
 
     def _latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
         return self.autoencoder.encode(images).latents

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, C channels, H W size, N tokens, D width.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,8 +20,7 @@ class Attention(nn.Module):
     def forward(self, x_BND: Tensor) -> Tensor:
         qkv = self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, head width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -45,3 +45,19 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.proj(x_BCHW).flatten(2).transpose(1, 2)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v of (B, heads, N, d) queries, keys and values, without gradients.
+
+    torch's fused attention, but for half precision on a CPU: there it multiplies at a quarter of
+    the rate of a batched product, which more than pays for writing the scores out.
+    """
+    if q.device.type != "cpu" or q.dtype == torch.float32 or torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v)
+    scale = q.shape[-1] ** -0.5
+    q_MND, k_MND, v_MND = (heads.flatten(0, 1) for heads in (q, k, v))
+    # alpha scales inside the product; the first argument is not read.
+    unread = q.new_empty(1, 1, 1)
+    scores_MNN = torch.baddbmm(unread, q_MND, k_MND.transpose(1, 2), beta=0, alpha=scale)
+    return (scores_MNN.softmax(-1) @ v_MND).view(q.shape)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from models.layouts import autoencoder_state
 
-
 # Decoded at once; a decoder's activations take about 1 kB a pixel in float32.
 DECODED_PIXELS = 2**19
 
@@ -50,9 +49,14 @@ class FirstStage(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(B, c, h, w) latents -> (B, C, H, W) uint8 images, a few at a time if they are large."""
+        parts = latents.split(self.decoded_at_once(latents.shape[1:]))
+        return torch.cat([to_uint8(self(part), self.rounding) for part in parts])
+
+    def decoded_at_once(self, latent_shape: tuple[int, int, int]) -> int:
+        """How many latents (c, h, w) ``decode`` takes in one batch."""
         factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
-        few = max(1, DECODED_PIXELS // (factor**2 * latents[0, 0].numel()))
-        return torch.cat([to_uint8(self(part), self.rounding) for part in latents.split(few)])
+        _, height, width = latent_shape
+        return max(1, DECODED_PIXELS // (factor**2 * height * width))
 
     def forward(self, latents: Tensor) -> Tensor:
         """(B, c, h, w) latents -> (B, C, H, W) images in about [-1, 1]."""

@@ -17,6 +17,7 @@ from eval.shards import folder_digest
 from scripts import job as jobs
 from scripts import launch
 from scripts.cli import command
+from scripts.compilation import compile_networks
 from stitch import sample
 
 log = logging.getLogger("sample")
@@ -54,6 +55,8 @@ def sample_missing(job: jobs.Job) -> int:
         return 0
     for name in dict.fromkeys(job.networks):
         job.zoo.denoisers[name]  # loaded here so that it is not timed
+    if job.compile:
+        compile_networks(job)
     with tqdm(
         total=total,
         unit="img",
@@ -72,20 +75,20 @@ def _sample_shard(job: jobs.Job, shard: int, bar: tqdm) -> None:
     started = time.perf_counter()
     for start in range(wanted.start, wanted.stop, job.batch_size):
         indices = range(start, min(start + job.batch_size, wanted.stop))
-        batch_labels = job.labels(indices)
-        images.append(
-            sample(
-                job.zoo,
-                job.sampler,
-                job.allocation,
-                batch_labels,
-                seed=job.run["seed"],
-                indices=indices,
-                guidance=job.guidance,
-                alignment=job.alignment,
-            )
+        # Compiled networks take full batches: what the last one lacks is computed and left out.
+        computed = range(start, start + job.batch_size) if job.compile else indices
+        made = sample(
+            job.zoo,
+            job.sampler,
+            job.allocation,
+            job.labels(computed),
+            seed=job.run["seed"],
+            indices=computed,
+            guidance=job.guidance,
+            alignment=job.alignment,
         )
-        labels += batch_labels
+        images.append(made[: len(indices)])
+        labels += job.labels(indices)
         bar.update(len(indices))
     # The images are on the host, so the device has finished.
     seconds = time.perf_counter() - started

@@ -18,6 +18,8 @@ import models
 import samplers
 import stitch
 from models.compile import CompileError, compile_forward
+from models.cost import activation_bytes
+from models.dit import DiT
 from samplers import Guidance
 from scripts import bench_peers, bench_scaling, launch, timing
 from scripts import job as jobs
@@ -227,8 +229,8 @@ def weighted(zoo: models.Zoo, name: str, device: torch.device) -> nn.Module:
         generator = torch.Generator(device).manual_seed(0)
         for tensor in [*network.parameters(), *network.buffers()]:
             tensor.normal_(0, 0.02, generator=generator)
-        if hasattr(network, "position_table"):
-            network.pos_embed.copy_(network.position_table())
+    if isinstance(network, DiT):  # stored with more or less rounding, made anew by diffusers
+        network.pos_embed.copy_(network.position_table())
     return network.eval().requires_grad_(False)
 
 
@@ -243,8 +245,9 @@ def denoiser_variant(
     precision, _, how = variant.partition("+")
     if how not in ("", "compile"):
         raise UserError(f"variants: {variant} is unknown; say PRECISION or PRECISION+compile")
-    network = weighted(zoo, name, device).to(launch.dtype(precision, device))
-    check_fits(network, name, rows or config.batch_size, device)
+    dtype = launch.dtype(precision, device)
+    check_fits(zoo, name, rows or config.batch_size, dtype, device)
+    network = weighted(zoo, name, device).to(dtype)
     if not how:
         return network, 0.0
     try:
@@ -275,21 +278,14 @@ class Timed(nn.Module):
         return output
 
 
-def check_fits(network: nn.Module, name: str, rows: int, device: torch.device) -> None:
-    """Raise UserError, naming a number of images that does fit, if ``rows`` do not."""
-    fitting = rows
-    while fitting:
-        try:
-            network(*example(network, fitting, device))
-            break
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if "memory" not in str(error):
-                raise
-            fitting //= 2
-    if fitting < rows:
+def check_fits(zoo: models.Zoo, name: str, rows: int, dtype: torch.dtype, device) -> None:
+    """Raise UserError, with the number of images that does fit, if ``rows`` do not."""
+    each = activation_bytes(zoo.skeleton(name).to(dtype))
+    largest = timing.free_bytes(device) // each
+    if largest < rows:
         raise UserError(
-            f"{rows} images at once do not fit {name} on {launch.device_name(device)}, {fitting} "
-            "do; lower batch_size (guidance doubles it)"
+            f"{rows} images at once do not fit {name}: at {each / 2**20:.1f} MiB each at most "
+            f"{largest} do; lower batch_size (guidance doubles it)"
         )
 
 

@@ -34,9 +34,11 @@ def diffusers_dit(network: nn.Module, variant: str) -> nn.Module:
     device = network.pos_embed.device
     with tempfile.TemporaryDirectory() as folder:
         save_diffusers(network, folder, {})
-        theirs = DiTTransformer2DModel.from_pretrained(folder)
-    precision, _, how = variant.partition("+")
-    theirs = theirs.to(device, launch.dtype(precision, device)).eval().requires_grad_(False)
+        precision, _, how = variant.partition("+")
+        theirs = DiTTransformer2DModel.from_pretrained(
+            folder, torch_dtype=launch.dtype(precision, device), low_cpu_mem_usage=False
+        )
+    theirs = theirs.to(device).eval().requires_grad_(False)
     return torch.compile(theirs, dynamic=False) if how else theirs
 
 

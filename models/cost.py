@@ -1,8 +1,12 @@
 """What one evaluation of a denoiser costs."""
 
+import weakref
+
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -22,3 +26,46 @@ def macs(denoiser: nn.Module) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         denoiser(x, t, y)
     return counter.get_total_flops() // 2
+
+
+@torch.no_grad()
+def activation_bytes(skeleton: nn.Module) -> int:
+    """The most bytes that are alive at once in one forward at batch 1, beside the weights.
+
+    Attention scores count, which fused attention does not store.
+
+    Args:
+        skeleton: a denoiser on the meta device, in the precision it is run in.
+    """
+    x = torch.empty(1, *skeleton.spec.latent_shape, device="meta")
+    t = torch.empty(1, device="meta")
+    y = torch.empty(1, dtype=torch.int64, device="meta")
+    with sdpa_kernel(SDPBackend.MATH), _LiveBytes() as live:
+        skeleton(x, t, y)
+    return live.peak
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of what is made inside while it is alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and function.namespace == "aten":
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._known:
+            self._known.add(storage)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, size: int) -> None:
+        self.now -= size

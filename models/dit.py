@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 import torch
-from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 
 from models.layouts import dit_from_diffusers
 from models.spec import DenoiserSpec
+from models.transformer import Attention, Mlp, PatchEmbed
 
 
 class TimestepEmbedder(nn.Module):
@@ -47,9 +47,9 @@ class DiTBlock(nn.Module):
     def __init__(self, width: int, num_heads: int, mlp_ratio: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(width, num_heads=num_heads, qkv_bias=True)
+        self.attn = Attention(width, num_heads, qkv_bias=True)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=lambda: nn.GELU(approximate="tanh"))
+        self.mlp = Mlp(width, int(width * mlp_ratio), approximate="tanh")
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class DiT(nn.Module):
         self.patch_size = patch_size
         self.grid = (height // patch_size, width_latent // patch_size)
         self.out_channels = 2 * channels if learn_sigma else channels
-        self.x_embedder = PatchEmbed((height, width_latent), patch_size, channels, width)
+        self.x_embedder = PatchEmbed(patch_size, channels, width)
         self.t_embedder = TimestepEmbedder(width, frequency_shift=frequency_shift)
         self.y_embedder = LabelEmbedder(num_classes, width)
         self.width = width

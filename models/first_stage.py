@@ -1,10 +1,16 @@
-"""First stages: images to latents and back."""
+"""First stages: images to latents and back.
+
+diffusers is imported where an autoencoder is made: it takes longer to import than torch, and most
+commands need no first stage.
+"""
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from torch import Tensor, nn
 
 from models.layouts import autoencoder_state
+
+# Decoded at once; a decoder's activations take about 1 kB a pixel in float32.
+DECODED_PIXELS = 2**19
 
 
 class FirstStage(nn.Module):
@@ -42,10 +48,20 @@ class FirstStage(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, c, h, w) latents -> (B, C, H, W) uint8 images."""
+        """(B, c, h, w) latents -> (B, C, H, W) uint8 images, a few at a time if they are large."""
+        parts = latents.split(self.decoded_at_once(latents.shape[1:]))
+        return torch.cat([to_uint8(self(part), self.rounding) for part in parts])
+
+    def decoded_at_once(self, latent_shape: tuple[int, int, int]) -> int:
+        """How many latents (c, h, w) ``decode`` takes in one batch."""
+        factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        _, height, width = latent_shape
+        return max(1, DECODED_PIXELS // (factor**2 * height * width))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(B, c, h, w) latents -> (B, C, H, W) images in about [-1, 1]."""
         dtype = next(self.autoencoder.parameters()).dtype
-        images = self.autoencoder.decode((latents / self.scale).to(dtype)).sample
-        return to_uint8(images, self.rounding)
+        return self.autoencoder.decode((latents / self.scale).to(dtype), return_dict=False)[0]
 
     def _latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
         return self.autoencoder.encode(images).latents
@@ -66,6 +82,8 @@ class KLFirstStage(FirstStage):
     """
 
     def __init__(self, scale: float, rounding: str = "nearest", **config):
+        from diffusers import AutoencoderKL
+
         super().__init__(AutoencoderKL(**config), scale, rounding)
 
     @torch.no_grad()
@@ -100,6 +118,8 @@ class VQFirstStage(FirstStage):
     """
 
     def __init__(self, scale: float = 1.0, rounding: str = "nearest", **config):
+        from diffusers import VQModel
+
         super().__init__(VQModel(**config), scale, rounding)
 
 
@@ -112,6 +132,8 @@ class TinyFirstStage(FirstStage):
     """
 
     def __init__(self, scale: float = 1.0, rounding: str = "nearest", **config):
+        from diffusers import AutoencoderTiny
+
         super().__init__(AutoencoderTiny(**config), scale, rounding)
 
 

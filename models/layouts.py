@@ -96,7 +96,7 @@ def save_diffusers(network, folder: str | Path, provenance: dict) -> None:
     config = {
         "_class_name": "DiTTransformer2DModel",
         "num_attention_heads": attention.num_heads,
-        "attention_head_dim": attention.head_dim,
+        "attention_head_dim": network.width // attention.num_heads,
         "in_channels": channels,
         "out_channels": network.out_channels,
         "num_layers": len(network.blocks),

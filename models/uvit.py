@@ -5,11 +5,11 @@ Shape suffixes: B batch, C latent channels, H W latent size, N tokens, D width.
 """
 
 import torch
-from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 
 from models.dit import timestep_sinusoid
 from models.spec import DenoiserSpec
+from models.transformer import Attention, Mlp, PatchEmbed
 
 
 class Block(nn.Module):
@@ -18,7 +18,7 @@ class Block(nn.Module):
     def __init__(self, width: int, num_heads: int, mlp_ratio: float, skip: bool):
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, num_heads=num_heads, qkv_bias=False)
+        self.attn = Attention(width, num_heads, qkv_bias=False)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.skip_linear = nn.Linear(2 * width, width) if skip else None
@@ -90,7 +90,7 @@ class UViT(nn.Module):
         def block(skip: bool = False) -> Block:
             return Block(width, num_heads, mlp_ratio, skip)
 
-        self.patch_embed = PatchEmbed((height, width_latent), patch_size, channels, width)
+        self.patch_embed = PatchEmbed(patch_size, channels, width)
         if num_classes:
             self.label_emb = nn.Embedding(num_classes + int(null_class), width)
         tokens = self.num_extra + self.grid[0] * self.grid[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from models.checkpoint import (
     CheckpointError,
@@ -167,7 +168,7 @@ class Zoo:
 
     def skeleton(self, name: str) -> nn.Module:
         """The network ``name`` without storage: on the meta device."""
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             return create(**self._sizes(name)).to("meta")
 
     def _check(self) -> None:
@@ -226,12 +227,21 @@ class Zoo:
     def _load(self, name: str, dtype: torch.dtype) -> nn.Module:
         if name not in self._networks:
             path = self._existing(name)
-            with torch.device("meta"):
+            with torch.device("meta"), _Undrawn():
                 network = create(**self._sizes(name)).to(dtype)
             load_checkpoint(network, path, self.file(name).ema, self.device)
             network = network.to(self.device, dtype).eval().requires_grad_(False)
             self._networks[name] = network
         return self._networks[name]
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves normal weights undrawn: on the meta device torch imports its compiler to draw them."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is nn.init.normal_:
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 class _Lazy(Mapping):

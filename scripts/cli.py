@@ -48,6 +48,33 @@ def command(config_name: str) -> Callable[[Callable], Callable]:
     return decorate
 
 
+# What Hydra is asked for without running the command.
+_QUESTIONS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
+
+
+def answer_question(arguments: list[str]) -> None:
+    """Answer ``python -m scripts.NAME --help`` (or another question to Hydra) and exit.
+
+    ``scripts/__init__.py`` calls this, which Python runs before the command's own module. That one
+    imports torch, which takes seconds; Hydra's answers need the config ``configs/NAME.yaml`` only.
+
+    Args:
+        arguments: of the interpreter; anything but a question to a command returns at once.
+    """
+    module = arguments[arguments.index("-m") + 1] if "-m" in arguments[:-1] else ""
+    package, _, name = module.partition(".")
+    if package != __package__ or not (CONFIGS / f"{name}.yaml").is_file():
+        return
+    if not _QUESTIONS.isdisjoint(argument.split("=")[0] for argument in arguments):
+
+        def question(config: DictConfig) -> None:
+            raise AssertionError("Hydra answers without calling the command")
+
+        question.__module__ = module  # Hydra names the command in its answer
+        command(name)(question)()
+        sys.exit(0)
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """End the process with one clear line and exit code 2 if the user made a mistake."""

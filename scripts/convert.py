@@ -18,15 +18,15 @@ from scripts.cli import UserError, command
 
 log = logging.getLogger("convert")
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 @command("convert")
 def main(config: DictConfig) -> None:
-    if config.precision not in PRECISIONS:
-        raise UserError(f"precision={config.precision} is unknown; known: {', '.join(PRECISIONS)}")
+    if config.precision not in launch.PRECISIONS:
+        raise UserError(
+            f"precision={config.precision} is unknown; known: {', '.join(launch.PRECISIONS)}"
+        )
     with torch.device("meta"):
-        network = models.create(config.network).to(PRECISIONS[config.precision])
+        network = models.create(config.network).to(launch.PRECISIONS[config.precision])
     target = Path(config.target)
     if target.suffix != ".safetensors" and not isinstance(network, DiT):
         raise UserError(f"target={target}: only a DiT can be written for diffusers")

@@ -31,6 +31,7 @@ class Job:
         label_rule: ``random``, ``balanced`` or a list of classes.
         num_images, batch_size: how many images, and how many are computed together.
         samples: the folder of the images.
+        compile: whether networks are compiled first; it changes rounding only.
     """
 
     zoo: models.Zoo
@@ -43,6 +44,7 @@ class Job:
     num_images: int
     batch_size: int
     samples: ShardFolder
+    compile: bool = False
 
     def labels(self, indices: range) -> list[int]:
         """The labels of global sample indices."""
@@ -104,6 +106,8 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
         raise UserError(
             f"shard_size={config.shard_size} must be a multiple of batch_size={config.batch_size}"
         )
+    if not isinstance(config.compile, bool):
+        raise UserError(f"compile={config.compile} must be true or false")
     if config.alignment not in ALIGNMENTS:
         raise UserError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
     check_fit(zoo.specs, allocation, len(sampler.timesteps), guidance, sampler.schedule)
@@ -137,6 +141,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
         config.num_images,
         config.batch_size,
         ShardFolder(path, run, config.shard_size),
+        config.compile,
     )
 
 

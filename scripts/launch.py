@@ -162,22 +162,37 @@ def gather(rows: Tensor, counts: Sequence[int]) -> Tensor | None:
     return torch.cat(parts)
 
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the networks: ``fp32``, ``bf16``, or ``auto``, bf16 where hardware multiplies it.
+    """The type of the networks: a name in ``PRECISIONS``, or ``auto``: bf16 where it is native.
+
+    Native are CUDA 8.0 and later, and CPUs that multiply bf16 (AVX512-BF16, AMX); other CPUs run
+    bf16 slowly.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, or a type that the device cannot multiply.
     """
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(
+            f"precision={precision} is unknown; known: {', '.join(['auto', *PRECISIONS])}"
+        )
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        native = capability >= (8, 0)
+        if precision == "bf16" and not native:
+            raise ValueError(
+                f"precision=bf16 needs a GPU of CUDA capability 8.0, {device_name(device)} has "
+                f"{'.'.join(map(str, capability))}; use precision=fp16 or fp32"
+            )
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        if precision == "fp16":
+            raise ValueError("precision=fp16 is for GPUs; use precision=bf16 or fp32 on a CPU")
     if precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.get_device_capability(device) >= (8, 0)
-        else:
-            native = torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if native else torch.float32
-    names = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    if precision not in names:
-        raise ValueError(f"precision={precision} is unknown; known: auto, {', '.join(names)}")
-    return names[precision]
+    return PRECISIONS[precision]
 
 
 def device_name(device: torch.device) -> str:

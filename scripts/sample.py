@@ -17,6 +17,7 @@ from eval.shards import folder_digest
 from scripts import job as jobs
 from scripts import launch
 from scripts.cli import command
+from scripts.compilation import compile_networks
 from scripts.fill import begin, fill
 from stitch import SharedPrefix, sample
 
@@ -47,8 +48,7 @@ def sample_missing(job: jobs.Job) -> int:
     """
     missing = begin(job.samples, job.num_images)
     if missing:
-        for name in dict.fromkeys(job.networks):
-            job.zoo.denoisers[name]  # loaded here so that it is not timed
+        prepare(job)
         fill(
             job.samples,
             job.num_images,
@@ -58,6 +58,14 @@ def sample_missing(job: jobs.Job) -> int:
             timing_facts(job),
         )
     return missing
+
+
+def prepare(job: jobs.Job) -> None:
+    """Load the run's networks, and compile them if it says so, so that neither is timed."""
+    for name in dict.fromkeys(job.networks):
+        job.zoo.denoisers[name]
+    if job.compile:
+        compile_networks(job)
 
 
 def timing_facts(job: jobs.Job) -> dict:
@@ -73,19 +81,20 @@ def sample_batch(
     job: jobs.Job, indices: range, prefix: SharedPrefix | None = None
 ) -> tuple[np.ndarray, list[int]]:
     """(B, H, W, C) uint8 images and B labels of global sample indices."""
-    labels = job.labels(indices)
+    # Compiled networks take full batches: what the last one lacks is computed and left out.
+    computed = range(indices.start, indices.start + job.batch_size) if job.compile else indices
     images = sample(
         job.zoo,
         job.sampler,
         job.allocation,
-        labels,
+        job.labels(computed),
         seed=job.run["seed"],
-        indices=indices,
+        indices=computed,
         guidance=job.guidance,
         alignment=job.alignment,
         prefix=prefix,
     )
-    return images, labels
+    return images[: len(indices)], job.labels(indices)
 
 
 if __name__ == "__main__":

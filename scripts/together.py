@@ -14,7 +14,7 @@ from eval.results import content_hash
 from scripts import job as jobs
 from scripts import launch
 from scripts.fill import begin, fill
-from scripts.sample import sample_batch, sample_missing, timing_facts
+from scripts.sample import prepare, sample_batch, sample_missing, timing_facts
 from stitch import SharedPrefix
 
 log = logging.getLogger("together")
@@ -88,8 +88,8 @@ def _share(going: list[jobs.Job], failures: dict[str, str], interrupted) -> dict
     shards = sorted(set().union(*wanted.values()))
     start = launch.rank() * len(shards) // launch.world_size()
     facts = timing_facts(first)
-    for names in dict.fromkeys(name for job in going for name in job.networks):
-        first.zoo.denoisers[names]  # loaded here so that it is not timed
+    for job in going:
+        prepare(job)
     images = sum(
         len(first.samples.indices(s, first.num_images)) for w in wanted.values() for s in w
     )

@@ -121,6 +121,8 @@ def fit(recipe, config, objective, state, step, seconds, run, recipe_hash, devic
     if launch.world_size() > 1:
         forward = nn.parallel.DistributedDataParallel(objective)
     half = launch.dtype(config.precision, device)
+    if half == torch.float16:
+        raise UserError("precision=fp16 is for sampling, its gradients underflow; use bf16 or auto")
     autocast = torch.autocast(device.type, half, enabled=half != torch.float32)
     logger = metrics_logger(config, recipe)
     bar = tqdm(

@@ -9,7 +9,7 @@ from scripts.cli import command
 HEADER = ("zoo", "network", "params M", "GMACs", "schedule", "files", "licence")
 
 
-@command("zoos")
+@command("zoo")
 def main(config: DictConfig) -> None:
     chosen = [config.name] if config.name else names()
     rows = [HEADER, *(row for name in chosen for row in table(models.load_zoo(name)))]

@@ -1,0 +1,56 @@
+"""torch.compile for networks that are called with few, fixed shapes."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+# Inductor's settings by device type. Weights are constants (freezing), so that a CPU's matrix
+# products take them packed, with what follows fused in; a GPU is launched as one CUDA graph.
+_OPTIONS = {"cpu": {"freezing": True}, "cuda": {"triton.cudagraphs": True}}
+
+
+class CompileError(RuntimeError):
+    """A network could not be compiled here; it is as it was before."""
+
+
+@torch.no_grad()
+def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
+    """Compile ``module.forward`` for the shapes of ``arguments``, in place.
+
+    Weights must not change afterwards. Called again with other shapes, those are compiled as well.
+
+    Args:
+        module: in evaluation mode; from now on to be called without gradients.
+        arguments: of a call, with which it is called once.
+
+    Returns:
+        Seconds of that first call: little if an earlier process left its results in the cache (the
+        folder TORCHINDUCTOR_CACHE_DIR), next to nothing if this process has called it before.
+
+    Raises:
+        CompileError: if there is no compiler (a CPU needs a C++ compiler) or it fails.
+    """
+    # Not at the top: it takes as long to import as torch, and few commands compile.
+    from torch._dynamo.exc import TorchDynamoException
+
+    started = time.perf_counter()
+    if "forward" not in vars(module):
+        device = next(module.parameters()).device.type
+        run = torch.compile(module.forward, dynamic=False, options=_OPTIONS.get(device, {}))
+        # The next call of a CUDA graph overwrites its result, which samplers may keep for longer.
+        module.forward = (lambda *inputs: run(*inputs).clone()) if device == "cuda" else run
+    try:
+        module(*arguments)
+    except TorchDynamoException as error:
+        del module.forward
+        raise CompileError(_reason(error)) from error
+    if arguments[0].is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _reason(error: Exception) -> str:
+    """The line of a compiler's message that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "rror" in line), lines[0] if lines else repr(error))

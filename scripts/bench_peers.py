@@ -1,0 +1,124 @@
+"""What a user would take instead: the same work in other libraries."""
+
+import tempfile
+from collections.abc import Callable
+
+import torch
+from diffusers import DDIMScheduler, DiTTransformer2DModel
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+import samplers
+import stitch
+from eval.metrics import frechet_distance, precision_recall
+from models.dit import DiT
+from models.layouts import save_diffusers
+from samplers import Guidance
+from scripts import launch, timing
+from scripts.cli import UserError
+from stitch.sampling import sample_latents
+
+PEERS = ("diffusers", "torch-fidelity")
+
+
+def diffusers_dit(network: nn.Module, variant: str) -> nn.Module:
+    """``DiTTransformer2DModel`` with the weights of a DiT, in a precision, compiled or not.
+
+    Raises:
+        UserError: if the network is no DiT.
+    """
+    if not isinstance(network, DiT):
+        raise UserError("peers=[diffusers] compares DiTs; choose them with denoisers=[...]")
+    device = network.pos_embed.device
+    with tempfile.TemporaryDirectory() as folder:
+        save_diffusers(network, folder, {})
+        precision, _, how = variant.partition("+")
+        theirs = DiTTransformer2DModel.from_pretrained(
+            folder, torch_dtype=launch.dtype(precision, device), low_cpu_mem_usage=False
+        )
+    theirs = theirs.to(device).eval().requires_grad_(False)
+    return torch.compile(theirs, dynamic=False) if how else theirs
+
+
+def diffusers_tasks(
+    config: DictConfig, ours: DiT, theirs: nn.Module, variant: str, channels: int
+) -> dict[tuple[str, str, str], Callable[[], Tensor]]:
+    """(library, what, variant) -> task: one guided network call, and a whole DDIM trajectory.
+
+    Raises:
+        UserError: if the two do not compute the same.
+    """
+    ours.t_embedder.frequency_shift = 1  # diffusers' frequencies, so that the results can agree
+    device, dtype = ours.pos_embed.device, ours.pos_embed.dtype
+    batch, steps, scale = config.batch_size, config.sampler.steps, config.guidance.scale
+    shape, classes = ours.spec.latent_shape, ours.spec.num_classes
+    generator = torch.Generator(device).manual_seed(0)
+    noise = torch.randn(batch, *shape, generator=generator, device=device)
+    labels = torch.arange(batch, device=device) % classes
+    both = torch.cat([labels, torch.full_like(labels, ours.spec.null_label)])
+    x, t = torch.cat([noise, noise]), torch.full((2 * batch,), 500, device=device)
+
+    def call_theirs(x: Tensor, t: Tensor) -> Tensor:
+        return theirs(x.to(dtype), timestep=t, class_labels=both).sample.float()
+
+    difference = (ours(x, t, both) - call_theirs(x, t)).abs().max().item()
+    if difference > (1e-3 if dtype == torch.float32 else 0.2):
+        raise UserError(f"ours and diffusers' networks differ by {difference:.3g} ({variant})")
+
+    sampler = samplers.create("ddim", steps=steps, schedule=ours.spec.schedule)
+    allocation = stitch.Allocation.from_fractions({"network": 1.0}, steps)
+    guidance = Guidance(scale, channels)
+    scheduler = DDIMScheduler(clip_sample=False)  # DDPM's linear schedule, as DiT's
+    scheduler.set_timesteps(steps)
+
+    def walk_theirs() -> Tensor:
+        state = noise
+        for time in scheduler.timesteps:
+            output = call_theirs(torch.cat([state, state]), time.expand(2 * batch).to(device))
+            output = guidance.combine(*output.chunk(2))
+            state = scheduler.step(output[:, : shape[0]], time, state).prev_sample
+        return state
+
+    def walk_ours() -> Tensor:
+        indices = range(batch)
+        return sample_latents(
+            {"network": ours}, sampler, allocation, labels, guidance, 0, indices
+        )  # fmt: skip
+
+    tasks = {
+        ("ours", "network, guided", variant): lambda: ours(x, t, both),
+        ("diffusers", "network, guided", variant): lambda: call_theirs(x, t),
+    }
+    if scale != 1:
+        tasks["ours", f"DDIM {steps} steps", variant] = walk_ours
+        tasks["diffusers", f"DDIM {steps} steps", variant] = walk_theirs
+    return tasks
+
+
+def metrics(config: DictConfig, device: torch.device) -> list[dict]:
+    """FID, and precision and recall, of the same random features by torch-fidelity and by ours."""
+    samples, references, width = config.features
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(samples, width, generator=generator)
+    b = torch.randn(references, width, generator=generator)
+
+    def fid() -> dict:
+        statistics = [fid_features_to_statistics(features) for features in (a, b)]
+        return fid_statistics_to_metric(*statistics, verbose=False)
+
+    tasks = {
+        ("ours", "FID of features"): lambda: frechet_distance(a, b),
+        ("torch-fidelity", "FID of features"): fid,
+        ("ours", "precision and recall"): lambda: precision_recall(a, b),
+        ("torch-fidelity", "precision and recall"): lambda: prc_features_to_metric(
+            a, b, prc_neighborhood=3, save_cpu_ram=True, verbose=False
+        ),
+    }
+    seconds = timing.in_turn(tasks, config.repetitions, torch.device("cpu"))
+    size = f"{samples} and {references} x {width}"
+    return [
+        {"library": library, "what": what, "size": size, **timing.summary(times)}
+        for (library, what), times in seconds.items()
+    ]

@@ -1,0 +1,88 @@
+"""The speed bench: what it measures is written down, what it cannot measure is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from models.cost import activation_bytes
+from scripts import launch, timing
+
+ROOT = Path(__file__).parent.parent
+
+
+def bench(*overrides):
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.bench", *overrides],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_networks_are_measured_against_matrix_products_and_written_down(tmp_path):
+    result = bench(
+        "denoisers=[DiT-S]", "variants=[fp32]", "batch_size=4", "repetitions=2",
+        f"results={tmp_path}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "network-fashion.json").read_text())
+    (row,) = found["rows"]
+    assert row["gflops"] == pytest.approx(
+        2 * models.load_zoo("fashion").macs("DiT-S") * 4 / row["median_ms"] / 1e6
+    )
+    assert row["share_of_matmul"] == pytest.approx(row["gflops"] / row["matmul_gflops"])
+    assert found["machine"]["threads"] >= 1
+    assert (
+        "| network | fashion | DiT-S | fp32 | 4 |" in (tmp_path / "network-fashion.md").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["bench=peers", "peers=[tensorrt]"], "tensorrt is unknown; known: diffusers"),
+        (["bench=network", "batch_size=100000000", "variants=[fp32]"], "at most"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(overrides, message, tmp_path):
+    result = bench(*overrides, f"results={tmp_path}")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_of_activations_is_that_of_the_largest_step():
+    with torch.device("meta"):
+        network = models.create(
+            "DiT", latent_shape=(4, 16, 16), patch_size=1, width=64, depth=2, num_heads=1
+        )
+    tokens, half = 256, activation_bytes(network.to(torch.bfloat16))
+    full = activation_bytes(network.to(torch.float32))
+    # At least the hidden layer of the MLP, its activation and the residual.
+    assert full >= 4 * tokens * (4 + 4 + 1) * 64
+    assert full < 4 * tokens * (8 * tokens)
+    assert half < full
+
+
+def test_tasks_are_timed_in_turn_after_a_warm_up():
+    order = []
+    tasks = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    seconds = timing.in_turn(tasks, 3, torch.device("cpu"))
+    assert order == ["a", "b"] * 4
+    assert [len(times) for times in seconds.values()] == [3, 3]
+    assert timing.summary([0.1, 0.2, 0.4])["median_ms"] == pytest.approx(200)
+    assert timing.summary([0.1, 0.2, 0.4])["spread"] == pytest.approx(1.5)
+
+
+def test_a_precision_that_the_device_cannot_run_is_refused():
+    cpu = torch.device("cpu")
+    assert launch.dtype("fp32", cpu) == torch.float32
+    assert launch.dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+    with pytest.raises(ValueError, match="precision=fp16 is for GPUs; use precision=bf16"):
+        launch.dtype("fp16", cpu)
+    with pytest.raises(ValueError, match="precision=fp8 is unknown; known: auto, fp32"):
+        launch.dtype("fp8", cpu)

@@ -1,0 +1,48 @@
+"""Compiled networks: the same results, and what happens without a compiler."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.compile import CompileError, compile_forward
+from models.transformer import attention
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU()).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def test_a_compiled_network_gives_the_same_and_compiles_a_shape_once(network):
+    x = torch.randn(4, 8)
+    expected = network(x)
+    first = compile_forward(network, x)
+    assert torch.allclose(network(x), expected, atol=1e-6)
+    assert compile_forward(network, x) < first / 10
+
+
+@torch.no_grad()
+def test_without_a_compiler_the_network_stays_as_it_was(network, monkeypatch, tmp_path):
+    import torch._inductor.config as inductor
+
+    torch.compiler.reset()
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
+    monkeypatch.setattr(inductor, "fx_graph_cache", False)
+    x = torch.randn(5, 8)
+    expected = network(x)
+    with pytest.raises(CompileError, match="compiler"):
+        compile_forward(network, x)
+    assert torch.equal(network(x), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(2, 3, 49, 14), (1, 2, 5, 64)])
+def test_attention_of_half_precision_is_that_of_full_precision(shape):
+    q, k, v = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    halves = [heads.bfloat16() for heads in (q, k, v)]
+    expected = attention(*(half.float() for half in halves))
+    output = attention(*halves)
+    assert output.dtype == torch.bfloat16
+    assert (output.float() - expected).abs().max() < 0.03

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +13,7 @@ import samplers
 import stitch
 from eval.results import content_hash
 from eval.shards import ShardFolder
+from models.checkpoint import CheckpointError
 from samplers.noise import random_labels
 from scripts import launch
 from scripts.cli import UserError
@@ -80,8 +82,12 @@ _UNSAID = {
 }
 
 
-def create(config: DictConfig, zoo: models.Zoo) -> Job:
+def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
     """Check ``config`` (see ``configs/sample.yaml``) and build its run.
+
+    Args:
+        planning: whether weights may be missing. The run is then of no known weights: it can be
+            counted, but not made.
 
     Raises:
         ValueError: naming the setting, its value and the fix.
@@ -100,13 +106,15 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         )
     if config.alignment not in ALIGNMENTS:
         raise UserError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
-    check_fit(zoo.denoisers, allocation, len(sampler.timesteps), guidance, sampler.schedule)
+    # The specs are enough: no weights are loaded to check a run.
+    skeletons = {name: SimpleNamespace(spec=spec) for name, spec in zoo.specs.items()}
+    check_fit(skeletons, allocation, len(sampler.timesteps), guidance, sampler.schedule)
     networks = dict.fromkeys(evaluated(sampler, allocation, guidance))
     if not allocation.switches and "history" in settings:
         settings["history"] = "keep"  # no other denoiser's history to restart from
     run = {
         "zoo": zoo.name,
-        "weights": zoo.weights_sha256(networks),
+        "weights": _weights_sha256(zoo, networks, planning),
         "sampler": _said(settings, _UNSAID.get(settings["name"], {})),
         "allocation": str(allocation),
         "guidance": _said(dataclasses.asdict(guidance), _UNSAID["guidance"]),
@@ -116,7 +124,7 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
     }
     if sampler.schedule.name != zoo.schedule:
         run["schedule"] = sampler.schedule.name
-    foreign = [n for n in networks if zoo.denoisers[n].spec.schedule != sampler.schedule.name]
+    foreign = [n for n in networks if zoo.specs[n].schedule != sampler.schedule.name]
     if foreign and config.alignment != "log-snr":
         run["alignment"] = config.alignment
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(run)
@@ -132,6 +140,15 @@ def create(config: DictConfig, zoo: models.Zoo) -> Job:
         config.batch_size,
         ShardFolder(path, run, config.shard_size),
     )
+
+
+def _weights_sha256(zoo: models.Zoo, networks, planning: bool) -> dict[str, str] | None:
+    try:
+        return zoo.weights_sha256(networks)
+    except CheckpointError:
+        if planning:
+            return None
+        raise
 
 
 def evaluated(sampler, allocation: stitch.Allocation, guidance: samplers.Guidance) -> list[str]:

@@ -24,7 +24,9 @@ def zoo():
         num_classes=10,
         guidance_channels=4,
         dtype=torch.float32,
-        denoisers={name: SimpleNamespace(spec=spec) for name in COSTS},
+        denoisers=dict.fromkeys(COSTS),
+        default_denoisers=list(COSTS),
+        specs=dict.fromkeys(COSTS, spec),
         weights_sha256=lambda names: dict.fromkeys([*names, "first-stage"], "0" * 64),
         macs=COSTS.__getitem__,
     )

@@ -1,7 +1,8 @@
-"""Pictures: curves, Pareto frontiers and image grids. Knows numbers and images, not their making."""
+"""Pictures: curves, Pareto frontiers, image grids. Knows numbers and images, not their making."""
 
 import itertools
 import logging
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,7 @@ def panels(
                 places[0].legend(unique.values(), unique.keys(), **outside)
             if reverse_x:
                 places[0].invert_xaxis()
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(textwrap.fill(title, 18 * columns + 20), fontsize=9)
         _save(figure, path, caption)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from eval import plots
-from scripts import paper, tables, trajectories
+from scripts import paper, tables
 from scripts.figure_plan import PARTS, Point
 from stitch import pareto_frontier
 from stitch.analysis import cosine_similarity, log_amplitude_spectrum
 
+REPORTED = "reported, ImageNet 256  "
 NAMES = {"fid": "FID", "is": "Inception Score", "precision": "precision", "recall": "recall"}
 SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm_solver": "DPM-Solver++", "pndm": "PNDM"}
 
@@ -85,7 +86,7 @@ def time_axis(records: Sequence[dict]) -> tuple[str, str]:
     devices = {record["cost"].get("device") for record in records}
     if None in devices or len(devices) > 1:
         return "gmacs", "GMACs per image"
-    return "time", f"ms per image ({short_device(devices.pop())})"
+    return "time", f"ms per image\n({short_device(devices.pop())})"
 
 
 def short_device(device: str) -> str:
@@ -107,7 +108,9 @@ def curves(drawing: Drawing) -> None:
             for s, series in enumerate(figure["series"]):
                 points = drawing.of(p, s)
                 first = points[0][0]
-                line = sorted((point.fractions[0], value(record, shown)) for point, record in points)
+                line = sorted(
+                    (point.fractions[0], value(record, shown)) for point, record in points
+                )
                 lines.append(
                     plots.Curve(
                         drawing.text(series["label"], first), *zip(*line, strict=True), colour=s
@@ -133,7 +136,9 @@ def curves(drawing: Drawing) -> None:
             ours.append(plots.Panel(title, share, label, lines, log))
             if papers and not drawing.same_data:
                 on = "ms per image (RTX 3090)" if metric == "time" else NAMES[metric]
-                reported.append(plots.Panel(paper_title, share, on, papers, log, companion=True))
+                reported.append(
+                    plots.Panel(REPORTED + paper_title, share, on, papers, log, companion=True)
+                )
     rows = [ours, reported] if reported else [ours]
     plots.panels(drawing.path, rows, _title(drawing), _with_companion(drawing, bool(reported)))
 
@@ -171,7 +176,7 @@ def pareto(drawing: Drawing) -> None:
                 else:
                     companions.append(
                         plots.Panel(
-                            papers[p], "ms per image (RTX 3090)", NAMES[metric], theirs,
+                            REPORTED + papers[p], "ms per image (RTX 3090)", NAMES[metric], theirs,
                             companion=True,
                         )
                     )  # fmt: skip

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -47,16 +46,17 @@ class Point:
 class Planner:
     """Makes points of figures; composes every setting once and opens every zoo once.
 
+    Weights may be missing: such runs (``weights`` is None) can be counted but not made.
+
     Args:
         config: ``configs/figures.yaml``, composed.
-        planning: whether weights may be missing; such runs can be counted but not made.
 
     Raises:
         UserError: for a zoo that no data set has, or an unknown protocol.
     """
 
-    def __init__(self, config: DictConfig, planning: bool):
-        self.config, self.planning = config, planning
+    def __init__(self, config: DictConfig):
+        self.config = config
         self.device = launch.start()
         self.dataset = dataset_of(config)
         self.facts = OmegaConf.to_container(config.datasets[self.dataset])
@@ -100,7 +100,7 @@ class Planner:
         zoo = self._zoo(config)
         for fractions, allocation in self._allocations(figure, series):
             group = OmegaConf.merge(config, {"allocation": allocation})
-            job = jobs.create(group, zoo, self.planning)
+            job = jobs.create(group, zoo, planning=True)
             if "shown" in figure:
                 job = dataclasses.replace(job, num_images=min(figure["shown"], job.num_images))
             yield Point(panel, index, fractions, setting, job)

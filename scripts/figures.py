@@ -7,7 +7,6 @@ They are drawn from records only. Missing ones are listed with their cost, or ma
 import csv
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,7 +33,7 @@ def main(config: DictConfig) -> None:
             raise UserError(
                 f"figure.{name}.kind={figure['kind']} is unknown; known: {', '.join(KINDS)}"
             )
-    planner = Planner(config, planning=not config.run)
+    planner = Planner(config)
     evidence = Evidence(config, planner)
     plans = {name: planner.points(figure) for name, figure in figures.items()}
     lacking = {
@@ -47,7 +46,8 @@ def main(config: DictConfig) -> None:
         return
     if config.run:
         make_missing(figures, lacking, evidence)
-        lacking = dict.fromkeys(lacking, [])
+        for name, points in lacking.items():
+            lacking[name] = [point for point in points if not evidence.exists(figures[name], point)]
     if not launch.is_main():
         return
     folder = Path(
@@ -103,11 +103,9 @@ class Evidence:
             make_record(point.job, self.evaluator, self.store)
         elif kind == "trajectory":
             trajectories.make(point.job, self.runs)
-        elif kind == "samples":
+        else:
             sample_missing(point.job)
             launch.barrier()
-        else:
-            raise UserError(latency_command(point))
 
     def source(self, figure: dict, point: Point) -> str:
         """The file behind a point."""
@@ -125,6 +123,7 @@ def make_missing(figures: dict, lacking: dict[str, list[Point]], evidence: Evide
         (evidence.kind(figures[name]), *point.key): (figures[name], point)
         for name, points in lacking.items()
         for point in points
+        if point.job.run["weights"] is not None and not figures[name].get("latency")
     }
     if not work:
         log.info("nothing to sample")
@@ -154,13 +153,28 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
         if evidence.kind(figures[name]) == "latency":
             parts.append(f"{name} lacks {len(points)} latencies: {latency_command(points[0])}")
             continue
+        unknown = [point for point in points if point.job.run["weights"] is None]
+        if unknown:
+            parts.append(f"{name}: {why_no_weights(unknown[0])}")
+            continue
         spent = cost(points, planner.facts["throughput"])
         parts.append(
             f"{name} lacks {len(points)} records (first: {points[0].job.allocation}), "
             f"{spent['nfe']:,} network evaluations, {spent['hours']:.2g} hours of one "
             f"{planner.facts['throughput']['device']}"
         )
+    if all(p.job.run["weights"] is None for points in incomplete.values() for p in points):
+        raise UserError("; ".join(parts))
     raise UserError(f"{'; '.join(parts)}; make them with the same command and run=true")
+
+
+def why_no_weights(point: Point) -> str:
+    """What to do about the weights that a run lacks."""
+    try:
+        point.job.zoo.weights_sha256(dict.fromkeys(point.job.networks))
+    except ValueError as error:
+        return str(error)
+    return "its weights came while the command ran; start it again"
 
 
 def latency_command(point: Point) -> str:
@@ -192,13 +206,8 @@ def plan_text(planner: Planner, figures, plans, lacking) -> list[str]:
         f"protocol {planner.protocol}; hours of sampling alone on N devices, each "
         f"{throughput['device']} ({throughput['basis']})"
     )
-    unknown = sorted({p.job.zoo.name for p in everything if p.job.run["weights"] is None})
-    lines += [
-        f"weights of {zoo} are missing: python -m scripts.download zoo={zoo}"
-        if zoo.startswith("imagenet")
-        else f"some weights of {zoo} are missing: python -m scripts.train zoo={zoo}"
-        for zoo in unknown
-    ]
+    without = {p.job.zoo.name: p for p in everything if p.job.run["weights"] is None}
+    lines += [f"zoo {zoo}: {why_no_weights(point)}" for zoo, point in without.items()]
     return lines
 
 
@@ -227,7 +236,7 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
     found = [evidence.get(figure, point) for point in points]
     path = folder / f"{name}.png"
     names = {key: text for key, text in planner.parts(figure).items() if key != "schedule"}
-    caption = caption_text(planner, points, found)
+    caption = caption_text(planner, figure, points, found)
     same_data = planner.dataset == "imagenet256"
     drawing = Drawing(figure, names, points, found, path, evidence.runs, same_data, caption)
     KINDS[figure["kind"]](drawing)
@@ -239,7 +248,7 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
     about = {
         "figure": name,
         "zoo": names["zoo"],
-        "protocol": planner.protocol,
+        "protocol": None if figure.get("scaled") is False else planner.protocol,
         "caption": caption,
         "facts": str(paper.FACTS.relative_to(paper.FACTS.parents[2])),
         "commit": launch.commit(),
@@ -278,7 +287,7 @@ def row(drawing: Drawing, point: Point, record) -> dict:
     return line
 
 
-def caption_text(planner, points: list[Point], found: list) -> str:
+def caption_text(planner, figure: dict, points: list[Point], found: list) -> str:
     """How the numbers of a figure were made, printed on it."""
     jobs = [point.job for point in points]
     samplers = dict.fromkeys(SAMPLERS.get(n, n) for n in (j.run["sampler"]["name"] for j in jobs))
@@ -288,9 +297,12 @@ def caption_text(planner, points: list[Point], found: list) -> str:
     text = (
         f"zoo {jobs[0].zoo.name}, {' / '.join(samplers)}, {_list(steps)} steps, guidance "
         f"{_list(scales)}, {_list(images)} images, seed {jobs[0].run['seed']}, "
-        f"{jobs[0].run['dtype']}, protocol {planner.protocol}"
+        f"{jobs[0].run['dtype']}"
     )
-    devices = {r["cost"].get("device"): r["cost"].get("batch_size")
+    if figure.get("scaled") is not False:
+        text += f", protocol {planner.protocol}"
+    timed = figure["kind"] == "pareto" or "time" in figure.get("y", figure.get("columns", []))
+    devices = {} if not timed else {r["cost"].get("device"): r["cost"].get("batch_size")
                for r in found if isinstance(r, dict) and "cost" in r}  # fmt: skip
     timed = [f"{device}, batch {batch}" for device, batch in devices.items() if device]
     return f"{text}; times: {' and '.join(timed)}" if timed else text

@@ -109,7 +109,7 @@ def _reported(series: dict, column: str, point, label: str):
 
 def _format(cell, digits: int | None) -> str:
     if cell is None:
-        return "–"
+        return "-"
     if isinstance(cell, str) or digits is None:
         return str(cell)
     return f"{cell:.{digits}f}"

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from models.pickles import Foreign, read_pickle
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+# Floating-point types as safetensors names them.
+_FLOATING = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 class CheckpointError(ValueError):
@@ -187,12 +194,16 @@ def read_tensors(
     recorded_sha256(path)
     try:
         if path.suffix == ".safetensors":
-            # Read, not mapped: a cast leaves nothing of the original in memory.
             with safe_open(path, framework="pt", backend="pread") as file:
-                return {
-                    name: _place(name, file.get_tensor(name), dtype, device, path)
-                    for name in file.keys()  # noqa: SIM118 (it is no dict)
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                shapes = {
+                    name: tuple(entry.get_shape())
+                    if dtype is not None and _FLOATING.get(entry.get_dtype(), dtype) != dtype
+                    else None
+                    for name, entry in slices.items()
                 }
+                # Read, not mapped: a cast leaves nothing of the original in memory.
+                return _cast_all(shapes, file.get_tensor, dtype, device, path)
         content = _read_pickle(path)
     except CheckpointError:
         raise
@@ -203,7 +214,37 @@ def read_tensors(
             f"checkpoint {path} was refused, it is damaged or holds more than tensors: {error}"
         ) from error
     state = _state_dict(content, ema, path)
-    return {name: _place(name, value, dtype, device, path) for name, value in state.items()}
+    shapes = {
+        name: tuple(value.shape)
+        if dtype is not None and value.is_floating_point() and value.dtype != dtype
+        else None
+        for name, value in state.items()
+    }
+    return _cast_all(shapes, state.__getitem__, dtype, device, path)
+
+
+def _cast_all(
+    shapes: dict[str, tuple[int, ...] | None],
+    read: Callable[[str], Tensor],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    path: Path,
+) -> dict[str, Tensor]:
+    """Every entry that ``read`` gives, placed; ``shapes`` has those of the ones to be cast.
+
+    Casts get their places first. What is read and freed entry by entry then leaves no holes
+    between them, and the peak of memory is hardly more than the result.
+    """
+    places = {
+        name: torch.empty(shape, dtype=dtype, device=device)
+        for name, shape in shapes.items()
+        if shape is not None
+    }
+    state = {}
+    for name in shapes:
+        value = _place(name, read(name), dtype, device, path)
+        state[name] = places[name].copy_(value) if name in places else value
+    return state
 
 
 def _read_pickle(path: Path) -> object:

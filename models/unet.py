@@ -4,7 +4,6 @@ Module names, and so state-dict keys, are those of CompVis checkpoints, the clas
 included. Shape suffixes: B batch, C channels, H W size, N = H W tokens, D width, K context tokens.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,22 +11,20 @@ from torch import Tensor, nn
 from models.dit import timestep_sinusoid
 from models.spec import DenoiserSpec
 
-GROUPS = 32  # of every group norm; model_channels must be a multiple
-
 
 class ResBlock(nn.Module):
     """Two convolutions; the time embedding is added between them."""
 
-    def __init__(self, channels: int, time_width: int, out_channels: int):
+    def __init__(self, channels: int, time_width: int, out_channels: int, norm_groups: int):
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(GROUPS, channels),
+            nn.GroupNorm(norm_groups, channels),
             nn.SiLU(),
             nn.Conv2d(channels, out_channels, 3, padding=1),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_width, out_channels))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(GROUPS, out_channels),
+            nn.GroupNorm(norm_groups, out_channels),
             nn.SiLU(),
             nn.Identity(),  # dropout, which published models do not use
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
@@ -112,9 +109,9 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """A transformer block on the pixels of a feature map."""
 
-    def __init__(self, channels: int, context_width: int, num_heads: int):
+    def __init__(self, channels: int, context_width: int, num_heads: int, norm_groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             [TransformerBlock(channels, context_width, num_heads)]
@@ -181,17 +178,19 @@ class UNet(nn.Module):
         attention_resolutions: tuple[int, ...],
         num_head_channels: int | None,
         context_width: int,
+        norm_groups: int,
     ):
         super().__init__()
         self.model_channels = model_channels
         time_width = 4 * model_channels
 
         def transformer(width: int) -> SpatialTransformer:
-            return SpatialTransformer(width, context_width, width // (num_head_channels or width))
+            num_heads = width // (num_head_channels or width)
+            return SpatialTransformer(width, context_width, num_heads, norm_groups)
 
         def block(width: int, out: int, factor: int) -> list[nn.Module]:
             attention = [transformer(out)] if factor in attention_resolutions else []
-            return [ResBlock(width, time_width, out), *attention]
+            return [ResBlock(width, time_width, out, norm_groups), *attention]
 
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
@@ -209,9 +208,9 @@ class UNet(nn.Module):
                 self.input_blocks.append(Layers(Downsample(width)))
                 skips.append(width)
         self.middle_block = Layers(
-            ResBlock(width, time_width, width),
+            ResBlock(width, time_width, width, norm_groups),
             transformer(width),
-            ResBlock(width, time_width, width),
+            ResBlock(width, time_width, width, norm_groups),
         )
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(channel_mult))):
@@ -222,7 +221,7 @@ class UNet(nn.Module):
                     layers.append(Upsample(width))
                 self.output_blocks.append(Layers(*layers))
         self.out = nn.Sequential(
-            nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
+            nn.GroupNorm(norm_groups, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
         )
         self._initialise()
 
@@ -258,22 +257,22 @@ class LDM(nn.Module):
 
     Args:
         latent_shape: (C, H, W); odd sizes are halved rounding up and restored on the way back.
-        model_channels: channels of the first level, a multiple of 32.
+        model_channels: channels of the first level, a multiple of ``norm_groups``.
         channel_mult: channels of every level, in units of ``model_channels``.
         num_res_blocks: residual blocks per level on the way down; one more on the way up.
         attention_resolutions: downsampling factors at which spatial transformers are used.
         num_head_channels: channels of an attention head; None: one head.
         context_width: width of the class embedding.
+        norm_groups: groups of every group norm. Published networks have 32; narrow ones need fewer,
+            as with one channel a group nothing but its pattern is left of a feature map.
         num_classes: real classes.
-        unconditional: what label ``num_classes`` means. ``null-class`` is a learned row of its
-            own. ``uniform-embedding`` is for weights without one, such as the paper's: a vector
-            drawn from U[0, 1). The paper's code draws it anew for every image and model; here it
-            is drawn once, so that an image depends on its seed and index only.
+        null_class: one more label row, trained as "no class". Without it, as in the paper's
+            weights, guidance needs random embeddings (``Guidance.guide``).
         schedule: name of the noise schedule the weights belong to.
         latent_space: name of the first stage they belong to; see ``DenoiserSpec``.
 
     Raises:
-        ValueError: if the sizes do not fit one another, or ``unconditional`` is unknown.
+        ValueError: if the sizes do not fit one another.
     """
 
     def __init__(
@@ -285,27 +284,25 @@ class LDM(nn.Module):
         attention_resolutions: tuple[int, ...] = (1, 2, 4),
         num_head_channels: int | None = 32,
         context_width: int = 512,
+        norm_groups: int = 32,
         num_classes: int = 1000,
-        unconditional: str = "null-class",
+        null_class: bool = True,
         schedule: str = "ldm",
         latent_space: str | None = None,
     ):
         super().__init__()
-        if model_channels % GROUPS or model_channels % (num_head_channels or 1):
+        if model_channels % norm_groups or model_channels % (num_head_channels or 1):
             raise ValueError(
-                f"model_channels {model_channels} must be a multiple of {GROUPS} (group norm) and "
-                f"of num_head_channels {num_head_channels}"
-            )
-        if unconditional not in ("null-class", "uniform-embedding"):
-            raise ValueError(
-                f"unconditional {unconditional!r} is unknown; known: null-class, uniform-embedding"
+                f"model_channels {model_channels} must be a multiple of norm_groups {norm_groups} "
+                f"and of num_head_channels {num_head_channels}"
             )
         self.spec = DenoiserSpec(
             latent_shape=tuple(int(n) for n in latent_shape),
             num_classes=num_classes,
-            null_label=num_classes,
+            null_label=num_classes if null_class else None,
             learn_sigma=False,
             schedule=schedule,
+            label_width=context_width,
             latent_space=latent_space,
         )
         unet = UNet(
@@ -316,15 +313,11 @@ class LDM(nn.Module):
             tuple(attention_resolutions),
             num_head_channels,
             context_width,
+            norm_groups,
         )
-        rows = num_classes + (unconditional == "null-class")
+        embedding = nn.Embedding(num_classes + int(null_class), context_width)
         self.model = nn.ModuleDict({"diffusion_model": unet})
-        self.cond_stage_model = nn.ModuleDict({"embedding": nn.Embedding(rows, context_width)})
-        if unconditional == "uniform-embedding":
-            drawn = np.random.default_rng(0).random((1, context_width), dtype=np.float32)
-            self.register_buffer("uniform_embedding", torch.from_numpy(drawn), persistent=False)
-        else:
-            self.uniform_embedding = None
+        self.cond_stage_model = nn.ModuleDict({"embedding": embedding})
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Predict the noise in ``x``.
@@ -334,20 +327,20 @@ class LDM(nn.Module):
         Args:
             x: (B, C, H, W) noisy latents.
             t: (B,) timesteps in [0, 1000), integer or fractional.
-            y: (B,) int64 labels in [0, num_classes]; num_classes is "no class".
+            y: (B,) int64 labels in [0, num_classes], num_classes the null class, if any; or
+                (B, context_width) embeddings of them.
 
         Returns:
             (B, C, H, W) epsilon.
         """
-        context_BKD = self.embed(y)
-        return self.model["diffusion_model"](x.to(context_BKD.dtype), t, context_BKD).to(x.dtype)
+        weight = self.cond_stage_model["embedding"].weight
+        embedding_BD = self.embed_labels(y) if y.dim() == 1 else y.to(weight.dtype)
+        unet = self.model["diffusion_model"]
+        return unet(x.to(weight.dtype), t, embedding_BD.unsqueeze(1)).to(x.dtype)
 
-    def embed(self, y: Tensor) -> Tensor:
-        """(B,) labels -> (B, 1, context_width): the context."""
-        table = self.cond_stage_model["embedding"].weight
-        if self.uniform_embedding is not None:
-            table = torch.cat([table, self.uniform_embedding.to(table.dtype)])
-        return F.embedding(y, table).unsqueeze(1)
+    def embed_labels(self, y: Tensor) -> Tensor:
+        """(B,) int64 labels -> (B, context_width), the class as the U-Net is told it."""
+        return self.cond_stage_model["embedding"](y)
 
     @staticmethod
     def native_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -361,13 +354,13 @@ CONFIGURATIONS = {
     "LDM-S": dict(
         model_channels=64,
         context_width=256,
-        unconditional="uniform-embedding",
+        null_class=False,
         latent_space="vq-f8",
     ),
     "LDM": dict(
         model_channels=256,
         context_width=512,
-        unconditional="uniform-embedding",
+        null_class=False,
         latent_space="vq-f8",
     ),
     "cin256-v2": dict(

@@ -88,6 +88,7 @@ class Zoo:
         preview: a fast stand-in for the first stage, if the card has one.
         files: mapping key -> ``PublishedFile``; empty for a zoo that is shipped.
         schedule: name of the noise schedule that is sampled on.
+        unconditional: how its denoisers are told "no class"; see ``samplers.Guidance.guide``.
 
     Raises:
         ValueError: if the card's denoisers cannot be stitched; nothing is loaded then.
@@ -99,6 +100,7 @@ class Zoo:
         self.num_classes: int = card.num_classes
         self.guidance_channels: int = card.guidance_channels
         self.schedule: str = card.schedule
+        self.unconditional: str = card.get("unconditional", "null-class")
         self.image_shape: tuple[int, int, int] = tuple(card.image_shape)
         self.files: dict[str, PublishedFile] = {
             key: _published_file(key, entry, ROOT / card.checkpoints)

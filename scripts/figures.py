@@ -90,7 +90,8 @@ class Evidence:
         if kind == "trajectory":
             return trajectories.load(job, self.runs)
         if kind == "latency":
-            return tables.latencies(self.runs).get((job.zoo.name, str(job.allocation)))
+            key = tables.latency_key(job.run, str(job.allocation))
+            return tables.latencies(self.runs).get(key)
         return None if job.samples.missing(job.num_images) else job.samples.path
 
     def exists(self, figure: dict, point: Point) -> bool:
@@ -151,7 +152,7 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
     parts = []
     for name, points in incomplete.items():
         if evidence.kind(figures[name]) == "latency":
-            parts.append(f"{name} lacks {len(points)} latencies: {latency_command(points[0])}")
+            parts.append(f"{name} lacks {len(points)} latencies: {latency_command(points)}")
             continue
         unknown = [point for point in points if point.job.run["weights"] is None]
         if unknown:
@@ -177,10 +178,14 @@ def why_no_weights(point: Point) -> str:
     return "its weights came while the command ran; start it again"
 
 
-def latency_command(point: Point) -> str:
+def latency_command(points: list[Point]) -> str:
+    run = points[0].job.run
+    precision = {"bfloat16": "bf16", "float32": "fp32"}[run["dtype"]]
+    allocations = ",".join(run["allocation"] for run in (point.job.run for point in points))
     return (
-        f"measure them with python -m scripts.bench latency zoo={point.job.zoo.name} "
-        f"sampler.steps={point.job.run['sampler']['steps']}"
+        f"python -m scripts.latency zoo={run['zoo']} sampler={run['sampler']['name']} "
+        f"sampler.steps={run['sampler']['steps']} guidance.scale={run['guidance']['scale']:g} "
+        f"precision={precision} 'allocations=[{allocations}]'"
     )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -106,9 +105,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
         )
     if config.alignment not in ALIGNMENTS:
         raise UserError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
-    # The specs are enough: no weights are loaded to check a run.
-    skeletons = {name: SimpleNamespace(spec=spec) for name, spec in zoo.specs.items()}
-    check_fit(skeletons, allocation, len(sampler.timesteps), guidance, sampler.schedule)
+    check_fit(zoo.specs, allocation, len(sampler.timesteps), guidance, sampler.schedule)
     networks = dict.fromkeys(evaluated(sampler, allocation, guidance))
     if not allocation.switches and "history" in settings:
         settings["history"] = "keep"  # no other denoiser's history to restart from
@@ -240,7 +237,7 @@ def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
             if not OmegaConf.is_list(group[setting]):
                 raise UserError(f"guidance.{setting}={group[setting]} must be [low, high] or null")
             intervals[setting] = tuple(group[setting])
-    return samplers.Guidance(scale, channels, group.guide, **intervals)
+    return samplers.Guidance(scale, channels, group.guide or zoo.unconditional, **intervals)
 
 
 def _said(settings: dict, unsaid: dict) -> dict:

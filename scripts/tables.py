@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.results import content_hash
 from models.checkpoint import record_path
 from scripts import paper
 from scripts.cli import UserError
@@ -56,13 +57,19 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latencies(runs: Path) -> dict[tuple[str, str], dict]:
-    """(zoo, allocation) -> what ``scripts.bench latency`` measured, of every file it wrote."""
+    """What ``scripts.latency`` measured, by ``latency_key``, of every file it wrote."""
     found = {}
     for file in sorted((runs / "latency").glob("*.json")):
         content = json.loads(file.read_text())
         for entry in content["points"]:
-            found[content["zoo"], entry["allocation"]] = {**entry, "device": content["device"]}
+            found[latency_key(content, entry["allocation"])] = entry
     return found
+
+
+def latency_key(setting: dict, allocation: str) -> tuple[str, str]:
+    """Name of a measurement: all of ``setting``, such as a run, that changes the time."""
+    parts = ("zoo", "sampler", "guidance", "dtype")
+    return content_hash({part: setting[part] for part in parts}), allocation
 
 
 def _ours(column: str, point, record: dict, label: str):
@@ -82,7 +89,7 @@ def _ours(column: str, point, record: dict, label: str):
         recipes = [json.loads(f.read_text()).get("recipe", {}) for f in files if f.is_file()]
         return recipes[0].get("steps") if recipes else None
     if column == "memory":
-        return record["peak_rss_mb"]
+        return record.get("peak_allocated_mb", record.get("peak_rss_mb"))
     if column == "latency":
         return record["ms_per_8_images"] / 1e3
     if column == "time":

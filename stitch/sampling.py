@@ -40,7 +40,7 @@ def sample(
             and its label.
         guidance_scale: w of eps_u + w (eps_c - eps_u); 1 is unguided.
         guidance_channels: how many epsilon channels are guided; default: the zoo's.
-        guidance: other guidance than by the null class at every step; replaces the two above.
+        guidance: other guidance than the zoo's usual at every step; replaces the two above.
         alignment: how denoisers of another noise schedule than the sampler's are called: at the
             timestep with the same ``log-snr``, or (naively) at the same ``timestep``.
         callback: called after every step with ``step, t, x, x_0, denoiser, nfe``: the state and
@@ -59,7 +59,7 @@ def sample(
         raise ValueError(f"there are {len(labels)} labels but {len(indices)} indices")
     if guidance is None:
         channels = zoo.guidance_channels if guidance_channels is None else guidance_channels
-        guidance = Guidance(guidance_scale, channels)
+        guidance = Guidance(guidance_scale, channels, zoo.unconditional)
     latents = sample_latents(
         zoo.denoisers,
         sampler,

@@ -47,9 +47,10 @@ class Trajectory:
     embedding: Callable[[int], Tensor] | None = None
 
     def __post_init__(self):
-        check_fit(
-            self.denoisers, self.allocation, len(self.timesteps), self.guidance, self.schedule
-        )
+        asked = {*self.allocation.denoisers, self.guidance.guide}
+        # Others stay as they are: a zoo loads a denoiser when it is first touched.
+        specs = {n: self.denoisers[n].spec if n in asked else None for n in self.denoisers}
+        check_fit(specs, self.allocation, len(self.timesteps), self.guidance, self.schedule)
 
     @cached_property
     def evaluations(self) -> list[tuple[str, ...]]:
@@ -127,7 +128,7 @@ def evaluations(
 
 
 def check_fit(
-    denoisers: Mapping,
+    specs: Mapping,
     allocation: Allocation,
     steps: int,
     guidance: Guidance | None = None,
@@ -135,24 +136,26 @@ def check_fit(
 ) -> None:
     """Raise ValueError unless ``allocation`` can be sampled in ``steps`` steps, guided.
 
-    Without the sampler's ``schedule`` to translate to, the denoisers' schedules and prediction
-    types must be the same.
+    Args:
+        specs: name -> spec of the denoisers that there are.
+        schedule: the sampler's, to translate to. Without it, the denoisers' schedules and
+            prediction types must be the same.
     """
     if len(allocation) != steps:
         raise ValueError(
             f"allocation {allocation} has {len(allocation)} steps, the sampler has {steps}"
         )
     names, guided = allocation.denoisers, guidance is not None and guidance.scale != 1
-    unknown = [name for name in names if name not in denoisers]
+    unknown = [name for name in names if name not in specs]
     if unknown:
         raise ValueError(
-            f"allocation names unknown denoiser {', '.join(unknown)}; known: {', '.join(denoisers)}"
+            f"allocation names unknown denoiser {', '.join(unknown)}; known: {', '.join(specs)}"
         )
     if guided and guidance.guide not in (NULL_CLASS, RANDOM_EMBEDDING):
-        if guidance.guide not in denoisers:
+        if guidance.guide not in specs:
             raise ValueError(
                 f"guidance.guide={guidance.guide!r} is unknown; known: {NULL_CLASS}, "
-                f"{RANDOM_EMBEDDING}, {', '.join(denoisers)}"
+                f"{RANDOM_EMBEDDING}, {', '.join(specs)}"
             )
         names = list(dict.fromkeys([*names, guidance.guide]))
     facts = ["latent_shape", "num_classes"]
@@ -161,15 +164,15 @@ def check_fit(
     first, *others = names
     for other in others:
         for fact in facts:
-            here = getattr(denoisers[first].spec, fact)
-            there = getattr(denoisers[other].spec, fact)
+            here = getattr(specs[first], fact)
+            there = getattr(specs[other], fact)
             if here != there:
                 raise ValueError(
                     f"{first} and {other} cannot be stitched: their {fact} differ, "
                     f"{here} and {there}"
                 )
     for name in names:
-        spec = denoisers[name].spec
+        spec = specs[name]
         if spec.prediction_type not in PREDICTION_TYPES:
             raise ValueError(
                 f"{name} predicts {spec.prediction_type!r}; known: {', '.join(PREDICTION_TYPES)}"

@@ -35,7 +35,8 @@ def test_a_card_states_what_is_needed_to_sample_and_to_download(name):
     zoo = models.load_zoo(name)
     assert zoo.image_shape == (3, 256, 256)
     assert {spec.latent_shape for spec in zoo.specs.values()} == {(4, 32, 32)}
-    assert {spec.null_label for spec in zoo.specs.values()} == {1000}
+    null = None if zoo.unconditional == "random-embedding" else 1000
+    assert {spec.null_label for spec in zoo.specs.values()} == {null}
     costs = [zoo.macs(denoiser) for denoiser in zoo.denoisers]
     assert costs == sorted(costs)
     assert zoo.card.published.protocol and set(zoo.card.published.fid) == set(zoo.denoisers)
@@ -50,7 +51,8 @@ def test_a_card_states_what_is_needed_to_sample_and_to_download(name):
 
 def test_the_unconditional_embedding_and_the_schedule_are_those_of_the_family():
     ldm = models.load_zoo("imagenet256-ldm")
-    assert ldm.skeleton("LDM").uniform_embedding is not None
+    assert ldm.unconditional == "random-embedding"
+    assert {spec.null_label for spec in ldm.specs.values()} == {None}
     assert not ldm.file("LDM").ema  # the paper's FIDs are of raw weights
     mixed = models.load_zoo("imagenet256-dit-uvit")
     schedules = [spec.schedule for spec in mixed.specs.values()]

@@ -24,6 +24,7 @@ def zoo():
         num_classes=10,
         guidance_channels=4,
         dtype=torch.float32,
+        unconditional="null-class",
         denoisers=dict.fromkeys(COSTS),
         default_denoisers=list(COSTS),
         specs=dict.fromkeys(COSTS, spec),

@@ -36,6 +36,7 @@ def zoo():
         schedule="ddpm-linear",
         num_classes=5,
         guidance_channels=3,
+        unconditional="null-class",
         device=torch.device("cpu"),
     )
 

@@ -19,16 +19,15 @@ def case():
 @torch.no_grad()
 def test_output_equals_the_reference(case):
     network, fixture = case
-    assert (network.embed(fixture["y"]) - fixture["context"]).abs().max() == 0
+    assert torch.equal(network.embed_labels(fixture["y"]), fixture["context"].squeeze(1))
     output = network(fixture["x"], fixture["t"], fixture["y"])
     assert (output - fixture["out"]).abs().max() < 2e-5
 
 
 @torch.no_grad()
-def test_output_under_a_random_context_equals_the_reference(case):
+def test_output_under_a_random_embedding_equals_the_reference(case):
     network, fixture = case
-    unet = network.model["diffusion_model"]
-    output = unet(fixture["x"], fixture["t"], fixture["uc_context"])
+    output = network(fixture["x"], fixture["t"], fixture["uc_context"].squeeze(1))
     assert (output - fixture["out_uc"]).abs().max() < 2e-5
 
 
@@ -63,14 +62,11 @@ def test_the_public_ldm_4_has_its_published_size():
 
 
 @torch.no_grad()
-def test_a_uniform_embedding_stands_for_no_class_and_is_always_the_same(case):
-    network, _ = case
-    null = torch.tensor([network.spec.null_label])
-    drawn = network.embed(null)
-    assert drawn.shape == (1, 1, 256)
-    assert 0 <= drawn.min() < 0.1 and 0.9 < drawn.max() < 1
-    assert torch.equal(drawn, models.create("LDM-S").embed(null))
-    assert "uniform_embedding" not in network.state_dict()
+def test_embeddings_may_stand_for_labels(case):
+    network, fixture = case
+    assert network.spec.null_label is None and network.spec.label_width == 256
+    x, t, y = fixture["x"], fixture["t"], fixture["y"]
+    assert torch.equal(network(x, t, network.embed_labels(y)), network(x, t, y))
 
 
 @torch.no_grad()
@@ -92,7 +88,6 @@ def test_half_precision_weights_take_and_give_float32():
         model_channels=32,
         context_width=8,
         num_classes=3,
-        unconditional="uniform-embedding",
     )
     golden.fill(network)
     arguments = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([1, 3])
@@ -105,9 +100,8 @@ def test_half_precision_weights_take_and_give_float32():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(model_channels=48), "model_channels 48 must be a multiple of 32"),
+        (dict(model_channels=48), "model_channels 48 must be a multiple of norm_groups 32"),
         (dict(num_head_channels=48), "num_head_channels 48"),
-        (dict(unconditional="zeros"), "'zeros' is unknown; known: null-class, uniform-embedding"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(wrong, message):

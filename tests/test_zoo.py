@@ -28,8 +28,8 @@ def record(name):
 
 
 def test_denoisers_are_ordered_by_cost_in_about_the_papers_proportion(zoo):
-    assert list(zoo.denoisers) == ["DiT-S", "DiT-B", "DiT-XL"]
-    small, base, large = (zoo.macs(name) for name in zoo.denoisers)
+    assert zoo.default_denoisers == ["DiT-S", "DiT-B", "DiT-XL"]
+    small, base, large = (zoo.macs(name) for name in zoo.default_denoisers)
     assert large <= 100e6
     assert 12 <= large / small <= 20
     assert 3 <= base / small <= 6

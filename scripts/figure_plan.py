@@ -17,7 +17,12 @@ from scripts.cli import UserError
 from stitch import simplex
 
 PARTS = ("small", "medium", "large")
-NOT_OF_A_RUN = {"figure", "run", "dry_run", "protocol", "figures", "eval", "hydra"}
+CONFIG = "figures"
+# What the command line may say that is not a setting of a run.
+NOT_OF_A_RUN = {
+    "figure", "run", "dry_run", "protocol", "figures", "eval", "hydra", "claims", "thresholds",
+    "report",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +31,7 @@ class Point:
 
     Attributes:
         panel, series: where it is drawn, as indices into the figure's lists.
+        first: the first denoiser of its series.
         fractions: of the denoisers of its series, in order.
         paper: the paper's setting of it: sampler, steps, guidance, images and the rest of ``runs``.
         job: the run under the protocol.
@@ -33,9 +39,16 @@ class Point:
 
     panel: int
     series: int
+    first: str
     fractions: tuple[float, ...]
     paper: dict
     job: jobs.Job
+
+    @property
+    def share(self) -> float:
+        """The share of the steps that the first denoiser of the series really has."""
+        steps = self.job.allocation.steps
+        return steps.count(self.first) / len(steps)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -71,11 +84,31 @@ class Planner:
         self._configs: dict[tuple, DictConfig] = {}
 
     @property
+    def given(self) -> list[str]:
+        """What the command line says of every run."""
+        return [
+            override
+            for override in HydraConfig.get().overrides.task
+            if _key(override).split(".")[0] not in NOT_OF_A_RUN and _key(override) != "zoo"
+        ]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the command line changes what the protocol says."""
+        keys = {_key(override).split(".")[0] for override in self.given}
+        return bool(keys & {"sampler", "guidance", "num_images", "labels", "schedule"})
+
+    def given_text(self) -> str:
+        """The overrides that a command for the same runs needs."""
+        words = [o for o in HydraConfig.get().overrides.task if _key(o) in ("zoo", "protocol")]
+        return "".join(f" {word}" for word in [*words, *self.given])
+
+    @property
     def evaluation(self) -> DictConfig:
         """The config group ``eval`` of the data set."""
         given = [o for o in HydraConfig.get().overrides.task if _key(o).split(".")[0] == "eval"]
         chosen = [] if any(_key(o) == "eval" for o in given) else [f"eval={self.facts['eval']}"]
-        return hydra.compose(HydraConfig.get().job.config_name, [*chosen, *given]).eval
+        return hydra.compose(CONFIG, [*chosen, *given]).eval
 
     def parts(self, figure: dict) -> dict[str, str]:
         """Part (small, medium, large) -> denoiser, and ``zoo`` -> its zoo."""
@@ -103,7 +136,7 @@ class Planner:
             job = jobs.create(group, zoo, planning=True)
             if "shown" in figure:
                 job = dataclasses.replace(job, num_images=min(figure["shown"], job.num_images))
-            yield Point(panel, index, fractions, setting, job)
+            yield Point(panel, index, allocation["denoisers"][0], fractions, setting, job)
 
     def _allocations(self, figure: dict, series: dict) -> Iterable[tuple[tuple[float, ...], dict]]:
         """(fractions, settings of the group ``allocation``) of a series."""
@@ -136,11 +169,7 @@ class Planner:
             "num_images": max(1, round(setting.get("images", 1) * factors["images"])),
             "labels": setting.get("labels", {}).get(self.dataset),
         }
-        given = [
-            override
-            for override in HydraConfig.get().overrides.task
-            if _key(override).split(".")[0] not in NOT_OF_A_RUN and _key(override) != "zoo"
-        ]
+        given = self.given
         chosen = {_key(override) for override in given}
         ours = [
             f"{key}={value}"
@@ -149,7 +178,7 @@ class Planner:
         ]
         overrides = (*ours, *given)
         if overrides not in self._configs:
-            config = hydra.compose(HydraConfig.get().job.config_name, list(overrides))
+            config = hydra.compose(CONFIG, list(overrides))
             OmegaConf.set_struct(config, False)
             self._configs[overrides] = config
         return self._configs[overrides]

@@ -50,14 +50,18 @@ def main(config: DictConfig) -> None:
             lacking[name] = [point for point in points if not evidence.exists(figures[name], point)]
     if not launch.is_main():
         return
-    folder = Path(
-        config.figures or Path(config.runs) / "figures" / config.zoo.name / planner.protocol
-    )
+    folder = figures_folder(config, planner)
     folder.mkdir(parents=True, exist_ok=True)
     for name, points in plans.items():
         if not lacking[name]:
             draw(planner, evidence, name, figures[name], points, folder)
     say_what_lacks(planner, lacking, evidence, figures)
+
+
+def figures_folder(config: DictConfig, planner: Planner) -> Path:
+    """Where the pictures of a zoo under a protocol go."""
+    default = Path(config.runs) / "figures" / config.zoo.name / planner.protocol
+    return Path(config.figures or default)
 
 
 class Evidence:
@@ -299,13 +303,15 @@ def caption_text(planner, figure: dict, points: list[Point], found: list) -> str
     steps = sorted({job.run["sampler"]["steps"] for job in jobs})
     scales = sorted({job.run["guidance"]["scale"] for job in jobs})
     images = sorted({job.num_images for job in jobs})
+    plural = "" if images == [1] else "s"
     text = (
         f"zoo {jobs[0].zoo.name}, {' / '.join(samplers)}, {_list(steps)} steps, guidance "
-        f"{_list(scales)}, {_list(images)} images, seed {jobs[0].run['seed']}, "
+        f"{_list(scales)}, {_list(images)} image{plural}, "
+        f"seed {jobs[0].run['seed']}, "
         f"{jobs[0].run['dtype']}"
     )
     if figure.get("scaled") is not False:
-        text += f", protocol {planner.protocol}"
+        text += f", protocol {planner.protocol}{' changed' if planner.changed else ''}"
     timed = figure["kind"] == "pareto" or "time" in figure.get("y", figure.get("columns", []))
     devices = {} if not timed else {r["cost"].get("device"): r["cost"].get("batch_size")
                for r in found if isinstance(r, dict) and "cost" in r}  # fmt: skip

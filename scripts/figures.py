@@ -267,6 +267,8 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
         ],
     }
     path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    for line in listing(rows) if figure["kind"] in ("curves", "pareto") else []:
+        log.info("%s", line)
     log.info("%s", path.with_suffix(".md") if figure["kind"] == "table" else path)
 
 
@@ -294,6 +296,23 @@ def row(drawing: Drawing, point: Point, record) -> dict:
             "device": spent.get("device"),
         }
     return line
+
+
+def listing(rows: list[dict]) -> list[str]:
+    """The numbers of a figure as lines of text."""
+    width = max(len(row["allocation"]) for row in rows)
+    lines = [
+        f"{'allocation':{width}} {'FID':>8} {'IS':>8} {'precision':>9} {'recall':>7} {'GMACs':>9} "
+        f"{'ms/image':>9}"
+    ]
+    for row in rows:
+        milliseconds = row["ms_per_image"]
+        lines.append(
+            f"{row['allocation']:{width}} {row['fid']:8.3f} {row['is']:8.3f} "
+            f"{row['precision']:9.3f} {row['recall']:7.3f} {row['gmacs_per_image']:9.4g} "
+            f"{'-' if milliseconds is None else format(milliseconds, '.2f'):>9}"
+        )
+    return lines
 
 
 def caption_text(planner, figure: dict, points: list[Point], found: list) -> str:

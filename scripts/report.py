@@ -10,6 +10,7 @@ import html
 import io
 import json
 import logging
+import re
 import string
 from pathlib import Path
 
@@ -73,12 +74,8 @@ def figure(folder: Path, name: str) -> str:
     picture, text = folder / f"{name}.png", folder / f"{name}.md"
     if text.is_file():
         return from_markdown(text.read_text(), "")
-    caption = json.loads((folder / f"{name}.json").read_text())["caption"]
     data = base64.b64encode(picture.read_bytes()).decode()
-    return (
-        f'<figure><img alt="{name}" src="data:image/png;base64,{data}">'
-        f"<figcaption><small>{html.escape(caption)}</small></figcaption></figure>"
-    )
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"></figure>'
 
 
 def from_markdown(text: str, kind: str) -> str:
@@ -86,7 +83,7 @@ def from_markdown(text: str, kind: str) -> str:
     parts = []
     for block in text.strip().split("\n\n"):
         if not block.startswith("|"):
-            parts.append(f"<p>{html.escape(block.strip('*'))}</p>")
+            parts.append(f"<p>{_inline(block)}</p>")
             continue
         head, _, *rows = [line.strip("|").split("|") for line in block.splitlines()]
         parts.append(table(head, rows, kind))
@@ -95,7 +92,7 @@ def from_markdown(text: str, kind: str) -> str:
 
 def table(head, rows, kind: str = "") -> str:
     def line(cells, tag: str) -> str:
-        cells = (html.escape(str(cell).strip().replace("**", "")) for cell in cells)
+        cells = (_inline(str(cell).strip()) for cell in cells)
         return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
 
     body = "\n".join(line(row, "td") for row in rows)
@@ -156,7 +153,13 @@ def record_table(records: list[dict]) -> str:
             f"{cost['macs_per_image'] / 1e9:.4g}" if "macs_per_image" in cost else "",
             "" if milliseconds is None else f"{milliseconds:.2f}", content_hash(run),
         ])  # fmt: skip
-    return f'<div id="records">{table(COLUMNS, rows)}</div>'
+    return f'<div class="records">{table(COLUMNS, rows)}</div>'
+
+
+def _inline(text: str) -> str:
+    """Bold and code of Markdown."""
+    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text))
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
 
 
 def _anchor(name: str) -> str:

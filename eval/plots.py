@@ -1,6 +1,10 @@
-"""Pictures: lines, Pareto frontiers and image grids. Knows numbers and images, not their making."""
+"""Pictures: curves, Pareto frontiers, image grids. Knows numbers and images, not their making."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import logging
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -9,95 +13,166 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph of every PDF
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+FAINT = "#999999"
 _STYLE = {
-    "font.size": 9,
+    "font.size": 8,
+    "axes.titlesize": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
-    "savefig.dpi": 160,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # text stays text
 }
+_WIDTH, _HEIGHT = 2.75, 2.3  # of one panel, inches
 
 
-def lines(
+@dataclass(frozen=True)
+class Curve:
+    """Points of one panel.
+
+    Attributes:
+        label: in the legend; empty: not named there.
+        x, y: values.
+        style: ``line`` (points joined), ``bare`` (a line without points), ``faint`` (dominated
+            points), ``star``.
+        colour: index into ``COLOURS``, or a name.
+        reported: not ours: open markers on a dashed line.
+        error: of y, drawn as bars.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: str = "line"
+    colour: int | str = 0
+    reported: bool = False
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves on common axes."""
+
+    title: str
+    x: str
+    y: str
+    curves: list[Curve] = field(default_factory=list)
+    log: bool = False
+    companion: bool = False  # another data set's numbers, on a grey ground
+
+
+def shade(share: float) -> str:
+    """A colour between dark (0) and bright (1), for lines in an order."""
+    return matplotlib.colors.to_hex(matplotlib.colormaps["viridis"](0.9 * share))
+
+
+def panels(
     path: Path,
-    series: Mapping[str, Sequence[tuple[float, float]]],
-    title: str,
-    x: str,
-    y: str,
-    caption: str,
-) -> None:
-    """Curves of (x, y) points, one for each label."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
-        for (label, points), colour in zip(series.items(), COLOURS, strict=False):
-            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label, markersize=4)
-        axes.set(title=title, xlabel=x, ylabel=y)
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
-        _save(figure, path, caption)
-
-
-def frontiers(
-    path: Path,
-    table: Sequence[Mapping],
-    frontiers: Mapping[str, Sequence[int]],
+    rows: Sequence[Sequence[Panel]],
     title: str,
     caption: str,
+    reverse_x: bool = False,
+    outside_legend: bool = False,
 ) -> None:
-    """FID and Inception Score against time; frontier as a line, the other points faint.
+    """Draw rows of panels to ``path`` (.png) and, as vectors, beside it (.pdf).
 
     Args:
-        table: rows with ``fid``, ``is``, ``ms_per_image`` and ``allocation``.
-        frontiers: metric -> indices of its frontier's rows, by ascending time.
+        reverse_x: let x fall from left to right, as timesteps do along a trajectory.
+        outside_legend: put the legend to the right of the axes.
     """
-    singles = {
-        row["allocation"].split("*")[0]: row for row in table if "+" not in row["allocation"]
-    }
+    columns = max(len(row) for row in rows)
     with plt.rc_context(_STYLE):
-        figure, both = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
-        for axes, (metric, frontier) in zip(both, frontiers.items(), strict=True):
-            axes.scatter(
-                [row["ms_per_image"] for row in table],
-                [row[metric] for row in table],
-                s=14, color="#999999", alpha=0.6, label="allocations",
-            )  # fmt: skip
-            axes.plot(
-                [table[i]["ms_per_image"] for i in frontier],
-                [table[i][metric] for i in frontier],
-                "o-", color=COLOURS[0], markersize=4, label="Pareto frontier",
-            )  # fmt: skip
-            for (name, row), colour in zip(singles.items(), COLOURS[1:], strict=False):
-                axes.plot(
-                    row["ms_per_image"], row[metric], "*", markersize=12, color=colour, label=name
-                )
-            axes.set(xlabel="milliseconds per image", ylabel={"fid": "FID", "is": "IS"}[metric])
-        both[0].legend(frameon=False)
-        figure.suptitle(title)
+        figure, axes = plt.subplots(
+            len(rows),
+            columns,
+            figsize=(max(_WIDTH * columns, 3.4), _HEIGHT * len(rows) + 0.5),
+            layout="constrained",
+            squeeze=False,
+        )
+        for row, places in zip(rows, axes, strict=True):
+            for panel, place in itertools.zip_longest(row, places):
+                if panel is None:
+                    place.axis("off")
+                else:
+                    _draw(place, panel)
+            # One legend a row: its panels share their curves.
+            named = [handles for place in places if (handles := place.get_legend_handles_labels())]
+            unique = dict(zip(named[0][1], named[0][0], strict=True))
+            outside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if outside_legend else {}
+            if unique:
+                places[0].legend(unique.values(), unique.keys(), **outside)
+            if reverse_x:
+                places[0].invert_xaxis()
+        figure.suptitle(textwrap.fill(title, 18 * columns + 20), fontsize=9)
         _save(figure, path, caption)
+
+
+def _draw(axes, panel: Panel) -> None:
+    for curve in panel.curves:
+        index = curve.colour if isinstance(curve.colour, int) else 0
+        colour = COLOURS[index % len(COLOURS)] if isinstance(curve.colour, int) else curve.colour
+        marker = MARKERS[index % len(MARKERS)]
+        face = {"markerfacecolor": "white"} if curve.reported else {}
+        line = "--" if curve.reported else "-"
+        label = curve.label or None
+        if curve.style == "faint":
+            axes.scatter(
+                curve.x, curve.y, s=9, color=colour, alpha=0.45, label=label, linewidths=0,
+            )  # fmt: skip
+        elif curve.style == "star":
+            axes.plot(curve.x, curve.y, "*", markersize=10, color=colour, label=label,
+                      markeredgecolor="white", markeredgewidth=0.5, zorder=4)  # fmt: skip
+        elif curve.style == "bare":
+            axes.plot(curve.x, curve.y, "-", linewidth=1.2, color=colour, label=label)
+        else:
+            axes.errorbar(
+                curve.x, curve.y, yerr=curve.error or None, fmt=marker + line, color=colour,
+                label=label, markersize=3.5, linewidth=1.2, capsize=1.5, elinewidth=0.8, **face,
+            )  # fmt: skip
+    axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    if panel.log:
+        axes.set_yscale("log")
+    if panel.companion:
+        axes.set_facecolor("#f2f2f2")
 
 
 def image_grid(
-    path: Path, rows: Sequence[np.ndarray], labels: Sequence[str], title: str, y: str, caption: str
+    path: Path,
+    rows: Sequence[np.ndarray],
+    labels: Sequence[str],
+    title: str,
+    y: str,
+    caption: str,
+    columns: Sequence[str] = (),
 ) -> None:
-    """Rows of (n, H, W, C) uint8 images, each with a label at its left."""
+    """Rows of (n, H, W, C) uint8 images, each with a label at its left; names of columns above."""
     count = len(rows[0])
     canvas = np.concatenate([np.concatenate(list(images), axis=1) for images in rows])
-    height = rows[0].shape[1]
+    height, width = rows[0].shape[1:3]
     with plt.rc_context({**_STYLE, "axes.grid": False}):
         figure, axes = plt.subplots(
-            figsize=(0.62 * count + 1, 0.62 * len(rows) + 0.9), layout="constrained"
+            figsize=(max(0.5 * count + 0.8, 3.4), 0.5 * len(rows) + 0.9), layout="constrained"
         )
         axes.imshow(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas, cmap="gray")
-        axes.set(title=title, ylabel=y, xticks=[])
+        axes.set(title=title, ylabel=y)
         axes.set_yticks([height * (i + 0.5) for i in range(len(rows))], labels)
+        axes.set_xticks([width * (i + 0.5) for i in range(len(columns))], columns)
         axes.tick_params(length=0)
+        axes.xaxis.tick_top()
         _save(figure, path, caption)
 
 
 def _save(figure, path: Path, caption: str) -> None:
-    figure.supxlabel(caption, fontsize=6, color="#555555", wrap=True)
-    figure.savefig(path)
+    figure.supxlabel(caption, fontsize=5.5, color="#555555", wrap=True)
+    figure.savefig(path.with_suffix(".png"))
+    # Without the date, so that the same numbers give the same file.
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     plt.close(figure)

@@ -1,205 +1,347 @@
-"""Draw a figure from records: ``python -m scripts.figures figure=fig05 [run=true]``.
+"""Draw figures and tables of the paper: ``python -m scripts.figures figure=fig05 [run=true]``.
 
-Figures read records only. Missing ones are named with the command that makes them, or made at once
-with ``run=true`` (alone or under torchrun).
+They are drawn from records only. Missing ones are listed with their cost, or made at once with
+``run=true`` (alone or under torchrun). ``figure=all``, ``figure=[fig05,fig06]``, ``dry_run=true``.
 """
 
 import csv
-import dataclasses
+import json
 import logging
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from eval import plots
-from eval.results import content_hash
-from scripts import job as jobs
-from scripts import launch
+from scripts import launch, paper, tables, trajectories
 from scripts.cli import UserError, command
 from scripts.evaluate import Evaluator
+from scripts.figure_kinds import KINDS, SAMPLERS, Drawing
+from scripts.figure_plan import Planner, Point, cost, once, unique
 from scripts.sample import sample_missing
 from scripts.sweep import make_record, record_store, stored_record
-from stitch import pareto_frontier, simplex
 
 log = logging.getLogger("figures")
-
-GRID_IMAGES = 8
 
 
 @command("figures")
 def main(config: DictConfig) -> None:
-    unknown = set(config.figure.plots) - _PLOTS.keys()
-    if unknown:
-        raise UserError(
-            f"figure.plots: {', '.join(unknown)} is unknown; known: {', '.join(_PLOTS)}"
-        )
-    device = launch.start()
-    evaluator, store = Evaluator(config.eval, device), record_store(config)
-    zoo = jobs.load_zoo(config, device)
-    series = [
-        [(fractions, jobs.create(point_config(config, names, fractions), zoo)) for fractions in
-         simplex(len(names), config.figure.resolution)]
-        for names in config.figure.series
-    ]  # fmt: skip
-    make_missing(config, [job for points in series for _, job in points], evaluator, store)
+    if "figure" not in config:
+        raise UserError("figure is not set; give one, a list, or figure=all (--help lists them)")
+    figures: dict[str, dict] = OmegaConf.to_container(config.figure)
+    for name, figure in figures.items():
+        if figure["kind"] not in KINDS:
+            raise UserError(
+                f"figure.{name}.kind={figure['kind']} is unknown; known: {', '.join(KINDS)}"
+            )
+    planner = Planner(config)
+    evidence = Evidence(config, planner)
+    plans = {name: planner.points(figure) for name, figure in figures.items()}
+    lacking = {
+        name: [p for p in unique(points) if not evidence.exists(figures[name], p)]
+        for name, points in plans.items()
+    }
+    if config.dry_run:
+        for line in plan_text(planner, figures, plans, lacking):
+            log.info("%s", line)
+        return
+    if config.run:
+        make_missing(figures, lacking, evidence)
+        for name, points in lacking.items():
+            lacking[name] = [point for point in points if not evidence.exists(figures[name], point)]
     if not launch.is_main():
         return
-    table = [
-        row(names, fractions, job, stored_record(job, evaluator, store))
-        for names, points in zip(config.figure.series, series, strict=True)
-        for fractions, job in points
-    ]
-    folder = Path(config.figures)
+    folder = figures_folder(config, planner)
     folder.mkdir(parents=True, exist_ok=True)
-    for line in format_table(table):
-        log.info("%s", line)
-    stem = folder / config.figure.name
-    write_csv(stem.with_suffix(".csv"), table)
-    log.info("%s", stem.with_suffix(".csv"))
-    for kind in config.figure.plots:
-        path = stem if len(config.figure.plots) == 1 else Path(f"{stem}-{kind}")
-        jobs_of_first_series = [job for _, job in series[0]]
-        _PLOTS[kind](path.with_suffix(".png"), config, table, jobs_of_first_series)
-        log.info("%s", path.with_suffix(".png"))
+    for name, points in plans.items():
+        if not lacking[name]:
+            draw(planner, evidence, name, figures[name], points, folder)
+    say_what_lacks(planner, lacking, evidence, figures)
 
 
-def point_config(config: DictConfig, names: list[str], fractions: tuple[float, ...]) -> DictConfig:
-    """The config of one point of the figure."""
-    allocation = {"denoisers": list(names), "fractions": list(fractions)}
-    return OmegaConf.merge(config, {"allocation": allocation})
+def figures_folder(config: DictConfig, planner: Planner) -> Path:
+    """Where the pictures of a zoo under a protocol go."""
+    default = Path(config.runs) / "figures" / config.zoo.name / planner.protocol
+    return Path(config.figures or default)
 
 
-def make_missing(config: DictConfig, points: list[jobs.Job], evaluator, store) -> None:
-    """Sample and evaluate the points without a record, or say how, if ``run`` is false."""
-    unique = {content_hash(job.run): job for job in points}
-    missing = [job for job in unique.values() if not stored_record(job, evaluator, store)]
-    done = len(unique) - len(missing)
-    log.info("%d of %d points are recorded in %s", done, len(unique), store.folder)
-    if not missing:
+class Evidence:
+    """What figures are drawn from: records, samples, trajectories, latencies."""
+
+    def __init__(self, config: DictConfig, planner: Planner):
+        self.config, self.runs = config, Path(config.runs)
+        self.planner, self.store = planner, record_store(config)
+        self._evaluator: Evaluator | None = None
+
+    @property
+    def evaluator(self) -> Evaluator:
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.planner.evaluation, self.planner.device)
+        return self._evaluator
+
+    def kind(self, figure: dict) -> str:
+        if figure.get("latency"):
+            return "latency"
+        sources = {"grid": "samples", "similarity": "trajectory", "spectrum": "trajectory"}
+        return sources.get(figure["kind"], "record")
+
+    def get(self, figure: dict, point: Point):
+        """What is known of a point, or None."""
+        job, kind = point.job, self.kind(figure)
+        if job.run["weights"] is None:
+            return None
+        if kind == "record":
+            return stored_record(job, self.evaluator, self.store)
+        if kind == "trajectory":
+            return trajectories.load(job, self.runs)
+        if kind == "latency":
+            key = tables.latency_key(job.run, str(job.allocation))
+            return tables.latencies(self.runs).get(key)
+        return None if job.samples.missing(job.num_images) else job.samples.path
+
+    def exists(self, figure: dict, point: Point) -> bool:
+        return self.get(figure, point) is not None
+
+    def make(self, figure: dict, point: Point) -> None:
+        """Make what is missing of a point, by all ranks."""
+        kind = self.kind(figure)
+        if kind == "record":
+            make_record(point.job, self.evaluator, self.store)
+        elif kind == "trajectory":
+            trajectories.make(point.job, self.runs)
+        else:
+            sample_missing(point.job)
+            launch.barrier()
+
+    def source(self, figure: dict, point: Point) -> str:
+        """The file behind a point."""
+        job, kind = point.job, self.kind(figure)
+        if kind == "record":
+            return str(self.store.path(job.run, self.evaluator.protocol(job.num_images)))
+        if kind == "trajectory":
+            return str(trajectories.path_of(job, self.runs))
+        return str(self.runs / "latency" if kind == "latency" else job.samples.path)
+
+
+def make_missing(figures: dict, lacking: dict[str, list[Point]], evidence: Evidence) -> None:
+    """Make every missing point, each once."""
+    work = {
+        (evidence.kind(figures[name]), *point.key): (figures[name], point)
+        for name, points in lacking.items()
+        for point in points
+        if point.job.run["weights"] is not None and not figures[name].get("latency")
+    }
+    if not work:
         log.info("nothing to sample")
         return
-    if not config.run:
-        raise UserError(
-            f"figure={config.figure.name} lacks {len(missing)} records of {len(unique)} (first: "
-            f"{missing[0].allocation}); make them with the same command and run=true"
-        )
-    macs = [job.cost()["macs_per_image"] * job.num_images for job in missing]
+    macs = [cost([p], evidence.planner.facts["throughput"])["macs"] for _, p in work.values()]
     overall = tqdm(
         total=sum(macs),
-        desc=f"{len(missing)} points",
+        desc=f"{len(work)} points",
         unit="MAC",
         unit_scale=True,
         disable=not launch.is_main(),
         smoothing=0,
     )
-    for job, cost in zip(missing, macs, strict=True):
-        make_record(job, evaluator, store)
-        overall.update(cost)
+    for (figure, point), done in zip(work.values(), macs, strict=True):
+        evidence.make(figure, point)
+        overall.update(done)
     overall.close()
 
 
-def row(names: list[str], fractions: tuple[float, ...], job: jobs.Job, record: dict) -> dict:
-    """One line of the figure's table."""
-    return {
-        "denoisers": " ".join(names),
-        "fractions": " ".join(f"{fraction:g}" for fraction in fractions),
-        "allocation": str(job.allocation),
-        **record["metrics"],
-        "gmacs_per_image": record["cost"]["macs_per_image"] / 1e9,
-        "ms_per_image": record["cost"]["ms_per_image"],
-        "device": record["cost"]["device"],
-        "dtype": record["run"]["dtype"],
-        "run": content_hash(record["run"]),
-    }
+def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) -> None:
+    """Raise UserError naming the figures that cannot be drawn yet, and what they cost."""
+    incomplete = {name: points for name, points in lacking.items() if points}
+    if not incomplete:
+        return
+    parts = []
+    for name, points in incomplete.items():
+        if evidence.kind(figures[name]) == "latency":
+            parts.append(f"{name} lacks {len(points)} latencies: {latency_command(points)}")
+            continue
+        unknown = [point for point in points if point.job.run["weights"] is None]
+        if unknown:
+            parts.append(f"{name}: {why_no_weights(unknown[0])}")
+            continue
+        spent = cost(points, planner.facts["throughput"])
+        parts.append(
+            f"{name} lacks {len(points)} records (first: {points[0].job.allocation}), "
+            f"{spent['nfe']:,} network evaluations, {spent['hours']:.2g} hours of one "
+            f"{planner.facts['throughput']['device']}"
+        )
+    if all(p.job.run["weights"] is None for points in incomplete.values() for p in points):
+        raise UserError("; ".join(parts))
+    raise UserError(f"{'; '.join(parts)}; make them with the same command and run=true")
 
 
-def format_table(table: list[dict]) -> list[str]:
-    """The table as lines of text; the speed-up is against the slowest row."""
-    slowest = max(row["ms_per_image"] for row in table)
-    width = max(len(row["allocation"]) for row in table)
-    lines = [
-        f"{'allocation':{width}}  {'fractions':>11} {'FID':>8} {'IS':>7} {'precision':>9} "
-        f"{'recall':>7} {'ms/image':>9} {'speed-up':>8}"
-    ]
-    lines += [
-        f"{row['allocation']:{width}}  {row['fractions']:>11} {row['fid']:8.3f} {row['is']:7.3f} "
-        f"{row['precision']:9.3f} {row['recall']:7.3f} {row['ms_per_image']:9.2f} "
-        f"{slowest / row['ms_per_image']:7.2f}x"
-        for row in table
-    ]
+def why_no_weights(point: Point) -> str:
+    """What to do about the weights that a run lacks."""
+    try:
+        point.job.zoo.weights_sha256(dict.fromkeys(point.job.networks))
+    except ValueError as error:
+        return str(error)
+    return "its weights came while the command ran; start it again"
+
+
+def latency_command(points: list[Point]) -> str:
+    run = points[0].job.run
+    precision = {"bfloat16": "bf16", "float32": "fp32"}[run["dtype"]]
+    allocations = ",".join(run["allocation"] for run in (point.job.run for point in points))
+    return (
+        f"python -m scripts.latency zoo={run['zoo']} sampler={run['sampler']['name']} "
+        f"sampler.steps={run['sampler']['steps']} guidance.scale={run['guidance']['scale']:g} "
+        f"precision={precision} 'allocations=[{allocations}]'"
+    )
+
+
+def plan_text(planner: Planner, figures, plans, lacking) -> list[str]:
+    """The complete plan: what is there, what is missing, what that costs."""
+    throughput = planner.facts["throughput"]
+    devices = throughput["devices"]
+    hours = "".join(f"{f'h on {n}':>10}" for n in devices)
+    head = f"{'figure':8} {'setting':44} {'points':>6} {'done':>5} {'missing':>7} {'NFE':>9} "
+    lines = [f"{head}{'MACs':>8}{hours}"]
+    for name, points in plans.items():
+        groups: dict[str, list[Point]] = {}
+        for point in unique(points):
+            groups.setdefault(setting_text(point), []).append(point)
+        for setting, group in groups.items():
+            missing = [point for point in group if point in lacking[name]]
+            lines.append(_plan_line(name, setting, group, missing, throughput, figures[name]))
+    sampled = [name for name in plans if not figures[name].get("latency")]
+    everything = once(point for name in sampled for point in plans[name])
+    missing = once(point for name in sampled for point in lacking[name])
+    lines.append(_plan_line("all", "every run once", everything, missing, throughput, {}))
+    lines.append(
+        f"protocol {planner.protocol}; hours of sampling alone on N devices, each "
+        f"{throughput['device']} ({throughput['basis']})"
+    )
+    without = {p.job.zoo.name: p for p in everything if p.job.run["weights"] is None}
+    lines += [f"zoo {zoo}: {why_no_weights(point)}" for zoo, point in without.items()]
     return lines
 
 
-def write_csv(path: Path, table: list[dict]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, table[0].keys())
-        writer.writeheader()
-        writer.writerows(table)
-
-
-def protocol_text(config: DictConfig, table: list[dict]) -> str:
-    """How the numbers of a figure were made, printed on it."""
-    sampler = config.sampler
+def _plan_line(name, setting, points, missing, throughput, figure) -> str:
+    spent = cost([] if figure.get("latency") else missing, throughput)
+    hours = "".join(f"{spent['hours'] / n:10.2f}" for n in throughput["devices"])
     return (
-        f"zoo {config.zoo.name}, {sampler.name} {sampler.steps} steps, guidance "
-        f"{config.guidance.scale:g}, {config.num_images:,} images, seed {config.seed}, "
-        f"{table[0]['dtype']}"
+        f"{name:8} {setting:44} {len(points):6} {len(points) - len(missing):5} {len(missing):7} "
+        f"{spent['nfe']:9.3g} {spent['macs']:8.2g}{hours}"
     )
 
 
-def timing_text(config: DictConfig, table: list[dict]) -> str:
-    """What the times of a figure were measured on."""
-    return f"; times: {table[0]['device']}, batch {config.batch_size}"
-
-
-def draw_fraction(path: Path, config: DictConfig, table: list[dict], _) -> None:
-    """FID against the fraction of the first denoiser, a line for each pair."""
-    lines = {}
-    for entry in table:
-        label = " then ".join(entry["denoisers"].split())
-        fraction = float(entry["fractions"].split()[0])
-        lines.setdefault(label, []).append((fraction, entry["fid"]))
-    plots.lines(
-        path,
-        {label: sorted(points) for label, points in lines.items()},
-        title=config.figure.title,
-        x="fraction of steps of the smaller denoiser",
-        y="FID",
-        caption=protocol_text(config, table),
+def setting_text(point: Point) -> str:
+    """The settings that the points of a curve share."""
+    job = point.job
+    run = job.run
+    sampler = SAMPLERS.get(run["sampler"]["name"], run["sampler"]["name"])
+    return (
+        f"{sampler} {run['sampler']['steps']} steps, w = {run['guidance']['scale']:g}, "
+        f"{job.num_images:,} images"
     )
 
 
-def draw_pareto(path: Path, config: DictConfig, table: list[dict], _) -> None:
-    """FID and Inception Score against time, with the Pareto frontier."""
-    times = [entry["ms_per_image"] for entry in table]
-    frontiers = {
-        "fid": pareto_frontier(times, [entry["fid"] for entry in table]),
-        "is": pareto_frontier(times, [-entry["is"] for entry in table]),
+def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> None:
+    """Picture or table, the numbers behind it as CSV, and JSON that names every point's source."""
+    found = [evidence.get(figure, point) for point in points]
+    path = folder / f"{name}.png"
+    names = {key: text for key, text in planner.parts(figure).items() if key != "schedule"}
+    caption = caption_text(planner, figure, points, found)
+    same_data = planner.dataset == "imagenet256"
+    drawing = Drawing(figure, names, points, found, path, evidence.runs, same_data, caption)
+    KINDS[figure["kind"]](drawing)
+    rows = [row(drawing, point, record) for point, record in zip(points, found, strict=True)]
+    with open(path.with_suffix(".csv"), "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    about = {
+        "figure": name,
+        "zoo": names["zoo"],
+        "protocol": None if figure.get("scaled") is False else planner.protocol,
+        "caption": caption,
+        "facts": str(paper.FACTS.relative_to(paper.FACTS.parents[2])),
+        "commit": launch.commit(),
+        "points": [
+            {**line, "source": evidence.source(figure, point)}
+            for line, point in zip(rows, points, strict=True)
+        ],
     }
-    caption = protocol_text(config, table) + timing_text(config, table)
-    plots.frontiers(path, table, frontiers, title=config.figure.title, caption=caption)
+    path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    for line in listing(rows) if figure["kind"] in ("curves", "pareto") else []:
+        log.info("%s", line)
+    log.info("%s", path.with_suffix(".md") if figure["kind"] == "table" else path)
 
 
-def draw_grid(path: Path, config: DictConfig, table: list[dict], points: list[jobs.Job]) -> None:
-    """The first images of every allocation of the first series, one allocation a row."""
-    rows = []
-    for job in points:
-        few = dataclasses.replace(job, num_images=GRID_IMAGES)
-        sample_missing(few)  # nothing, unless the samples of a recorded run were deleted
-        rows.append(next(few.samples.batches(GRID_IMAGES))[0])
-    labels = [f"{entry['fractions'].split()[0]}" for entry in table[: len(points)]]
-    plots.image_grid(
-        path,
-        rows,
-        labels,
-        title=config.figure.title,
-        y=f"fraction of {config.figure.series[0][0]}",
-        caption=protocol_text(config, table),
+def row(drawing: Drawing, point: Point, record) -> dict:
+    """One line of the CSV beside a figure."""
+    run = point.job.run
+    line = {
+        "panel": drawing.panel_titles()[point.panel],
+        "series": drawing.text(drawing.figure["series"][point.series]["label"], point),
+        "fractions": " ".join(f"{fraction:g}" for fraction in point.fractions),
+        "allocation": run["allocation"],
+        "sampler": run["sampler"]["name"],
+        "steps": run["sampler"]["steps"],
+        "guidance": run["guidance"]["scale"],
+        "images": point.job.num_images,
+        "dtype": run["dtype"],
+        "run": point.key[0],
+    }
+    if isinstance(record, dict) and "metrics" in record:
+        spent = record["cost"]
+        line |= {
+            **record["metrics"],
+            "gmacs_per_image": spent["macs_per_image"] / 1e9,
+            "ms_per_image": spent.get("ms_per_image"),
+            "device": spent.get("device"),
+        }
+    return line
+
+
+def listing(rows: list[dict]) -> list[str]:
+    """The numbers of a figure as lines of text."""
+    width = max(len(row["allocation"]) for row in rows)
+    lines = [
+        f"{'allocation':{width}} {'FID':>8} {'IS':>8} {'precision':>9} {'recall':>7} {'GMACs':>9} "
+        f"{'ms/image':>9}"
+    ]
+    for row in rows:
+        milliseconds = row["ms_per_image"]
+        lines.append(
+            f"{row['allocation']:{width}} {row['fid']:8.3f} {row['is']:8.3f} "
+            f"{row['precision']:9.3f} {row['recall']:7.3f} {row['gmacs_per_image']:9.4g} "
+            f"{'-' if milliseconds is None else format(milliseconds, '.2f'):>9}"
+        )
+    return lines
+
+
+def caption_text(planner, figure: dict, points: list[Point], found: list) -> str:
+    """How the numbers of a figure were made, printed on it."""
+    jobs = [point.job for point in points]
+    samplers = dict.fromkeys(SAMPLERS.get(n, n) for n in (j.run["sampler"]["name"] for j in jobs))
+    steps = sorted({job.run["sampler"]["steps"] for job in jobs})
+    scales = sorted({job.run["guidance"]["scale"] for job in jobs})
+    images = sorted({job.num_images for job in jobs})
+    plural = "" if images == [1] else "s"
+    text = (
+        f"zoo {jobs[0].zoo.name}, {' / '.join(samplers)}, {_list(steps)} steps, guidance "
+        f"{_list(scales)}, {_list(images)} image{plural}, "
+        f"seed {jobs[0].run['seed']}, "
+        f"{jobs[0].run['dtype']}"
     )
+    if figure.get("scaled") is not False:
+        text += f", protocol {planner.protocol}{' changed' if planner.changed else ''}"
+    timed = figure["kind"] == "pareto" or "time" in figure.get("y", figure.get("columns", []))
+    devices = {} if not timed else {r["cost"].get("device"): r["cost"].get("batch_size")
+               for r in found if isinstance(r, dict) and "cost" in r}  # fmt: skip
+    timed = [f"{device}, batch {batch}" for device, batch in devices.items() if device]
+    return f"{text}; times: {' and '.join(timed)}" if timed else text
 
 
-_PLOTS = {"fraction": draw_fraction, "pareto": draw_pareto, "grid": draw_grid}
+def _list(values: list) -> str:
+    if len(values) > 5:
+        return f"{values[0]:,g} to {values[-1]:,g}"
+    return " / ".join(f"{value:,g}" for value in values)
 
 
 if __name__ == "__main__":

@@ -150,22 +150,51 @@ def test_a_sweep_records_every_point_and_skips_those_it_has(tmp_path):
     assert len(list((tmp_path / "records").glob("*.json"))) == 4
 
 
-def test_a_figure_without_records_says_how_to_make_them_and_then_draws_from_them(tmp_path):
-    few = [
-        "figure=demo", "sampler.steps=2", "num_images=10", "batch_size=10", "shard_size=10",
-        "figure.series=[[DiT-S,DiT-B]]", "figure.resolution=2", f"runs={tmp_path}",
-    ]  # fmt: skip
-    result = run("figures", *few)
-    assert result.returncode == 2
-    assert "lacks 3 records" in result.stderr
-    assert "run=true" in result.stderr
+FIGURES = [
+    "figure=[demo,demo_frontier,demo_grid]", "sampler.steps=2", "num_images=10", "batch_size=10",
+    "shard_size=10", "figure.demo.series.0.allocations.resolution=2",
+    "figure.demo_frontier.series.0.allocations.resolution=2",
+    "figure.demo_grid.series.0.allocations.resolution=2",
+]  # fmt: skip
 
-    succeed("figures", *few, "run=true")
-    shutil.rmtree(tmp_path / "figures")
-    result = succeed("figures", *few)
-    assert "3 of 3 points are recorded" in result.stdout
-    for name in ("demo-fraction.png", "demo-pareto.png", "demo-grid.png", "demo.csv"):
-        assert (tmp_path / "figures" / name).stat().st_size > 100
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A runs folder with three figures of three tiny runs."""
+    runs = tmp_path_factory.mktemp("drawn")
+    result = run("figures", *FIGURES, f"runs={runs}")
+    assert result.returncode == 2
+    assert "demo lacks 3 records" in result.stderr
+    assert "run=true" in result.stderr
+    assert not list(runs.rglob("*.json"))
+    succeed("figures", *FIGURES, f"runs={runs}", "run=true")
+    return runs
+
+
+def test_figures_are_drawn_from_records_that_their_json_names(drawn):
+    folder = drawn / "figures" / "fashion" / "cpu"
+    shutil.rmtree(folder)
+    succeed("figures", *FIGURES, f"runs={drawn}")
+    for name in ("demo", "demo_frontier", "demo_grid"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    about = json.loads((folder / "demo.json").read_text())
+    rows = (folder / "demo.csv").read_text().splitlines()
+    assert len(about["points"]) == len(rows) - 1 == 3
+    for point in about["points"]:
+        record = json.loads(Path(point["source"]).read_text())
+        assert record["metrics"]["fid"] == point["fid"]
+        assert record["run"]["allocation"] == point["allocation"]
+
+
+def test_a_plan_says_what_is_there_and_what_is_missing_and_makes_nothing(drawn):
+    before = sorted(drawn.rglob("*"))
+    result = succeed("figures", *FIGURES, f"runs={drawn}", "dry_run=true", "num_images=20")
+    total = next(line for line in result.stdout.splitlines() if line.startswith("all "))
+    points, done, missing, nfe = total.split("every run once")[1].split()[:4]
+    assert (points, done, missing) == ("3", "0", "3")
+    assert float(nfe) == 3 * 20 * 2 * 2  # runs, images, steps, guidance
+    assert sorted(drawn.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -185,6 +214,9 @@ def test_a_figure_without_records_says_how_to_make_them_and_then_draws_from_them
         ("evaluate", [], "samples is not set"),
         ("evaluate", ["samples=nothing"], "is not a sample folder"),
         ("figures", ["figure=fig99"], "fig05"),
+        ("figures", [], "figure is not set"),
+        ("figures", ["figure=demo", "protocol=gpu"], "protocol=gpu is unknown; choose one of cpu"),
+        ("figures", ["figure=demo", "figure.demo.kind=pie"], "figure.demo.kind=pie is unknown"),
         ("train", ["train=fashion/DiT-Q"], "DiT-S"),
     ],
 )  # fmt: skip

@@ -1,0 +1,330 @@
+"""Which claims of the paper hold here: ``python -m scripts.claims zoo=fashion``.
+
+Every claim is a predicate on records. What was not measured is said to be, with the command that
+measures it; nothing is guessed.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from scipy.stats import spearmanr
+
+from scripts import paper, tables
+from scripts.cli import command
+from scripts.figure_plan import Planner, Point
+from scripts.figures import Evidence, figures_folder, latency_command
+from stitch import pareto_frontier
+from stitch.analysis import cosine_similarity, log_amplitude_spectrum
+
+log = logging.getLogger("claims")
+
+HEADER = ("claim", "paper", "ours", "holds")
+LARGE, EARLY = 0.0, 0.4  # shares of the small denoiser
+
+
+@command("claims")
+def main(config: DictConfig) -> None:
+    planner = Planner(config)
+    data = Data(config, planner)
+    rows = [judge(claim, data) for claim in CLAIMS]
+    text = tables.markdown(HEADER, rows)
+    path = Path(config.claims or figures_folder(config, planner) / "claims.md")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{about(planner, data)}\n\n{text}\n")
+    log.info("%s\n\n%s", about(planner, data), text)
+    log.info("%s", path)
+
+
+class Unmeasured(Exception):
+    """A figure's points are not all recorded."""
+
+
+class Data:
+    """What was recorded of the figures that claims are about."""
+
+    def __init__(self, config: DictConfig, planner: Planner):
+        self.planner, self.evidence = planner, Evidence(config, planner)
+        self.figures: dict[str, dict] = OmegaConf.to_container(config.figure)
+        self.thresholds = config.thresholds
+        self._known: dict[str, list[tuple[Point, object]]] = {}
+
+    def points(self, figure: str) -> list[tuple[Point, object]]:
+        """The points of a figure, and the record of each.
+
+        Raises:
+            Unmeasured: with the command that makes what is missing.
+        """
+        if figure not in self._known:
+            settings = self.figures[figure]
+            points = self.planner.points(settings)
+            found = [(point, self.evidence.get(settings, point)) for point in points]
+            missing = [point for point, record in found if record is None]
+            if missing and self.evidence.kind(settings) == "latency":
+                raise Unmeasured(latency_command(points))
+            if missing:
+                given = self.planner.given_text()
+                raise Unmeasured(f"python -m scripts.figures figure={figure} run=true{given}")
+            self._known[figure] = found
+        return self._known[figure]
+
+    def curve(self, figure: str, metric: str, panel: int = 0, series: int = 0) -> dict:
+        """Share of the first denoiser -> metric, of one line of a figure."""
+        return {
+            point.fractions[0]: record["metrics"][metric]
+            for point, record in self.points(figure)
+            if (point.panel, point.series) == (panel, series)
+        }
+
+    def lines(self, figure: str) -> dict[str, dict]:
+        """Name of its setting -> FID by share, for every line of a figure."""
+        named: dict[str, dict] = {}
+        for point, record in self.points(figure):
+            sampler = point.job.run["sampler"]
+            name = f"{sampler['name']} {sampler['steps']} steps"
+            named.setdefault(name, {})[point.fractions[0]] = record["metrics"]["fid"]
+        return named
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper.
+
+    Attributes:
+        statement, reported: what it says, and its numbers.
+        check: data -> (our numbers, whether it holds).
+    """
+
+    statement: str
+    reported: str
+    check: Callable[[Data], tuple[str, bool]]
+
+
+def judge(claim: Claim, data: Data) -> tuple[str, str, str, str]:
+    """A row of the table."""
+    try:
+        ours, holds = claim.check(data)
+    except Unmeasured as missing:
+        return claim.statement, claim.reported, f"not measured: `{missing}`", "not measured"
+    return claim.statement, claim.reported, ours, "yes" if holds else "**no**"
+
+
+def about(planner: Planner, data: Data) -> str:
+    zoo, names = planner.config.zoo.name, planner.config.protocols
+    factors = names[planner.protocol]
+    return (
+        f"Claims of the paper on the zoo {zoo}: protocol {planner.protocol} "
+        f"({factors['images'] * 5000:,.0f} images, {factors['steps'] * 100:.0f} steps where the "
+        f"paper has 100), {planner.config.precision}, seed {planner.config.seed}. FIDs compare "
+        "within a column only."
+    )
+
+
+def free_share(curve: dict[float, float], tolerance: float) -> float:
+    """The share up to which FID is never above that of the large denoiser alone."""
+    limit, best = curve[LARGE] * (1 + tolerance), 0.0
+    for share in sorted(curve):
+        if curve[share] > limit:
+            break
+        best = share
+    return best
+
+
+def early_steps_are_free(data: Data, figure: str = "fig01", share: float | None = None):
+    curve, limits = data.curve(figure, "fid"), data.thresholds
+    free = free_share(curve, limits.free)
+    wanted = limits.free_share if share is None else share
+    text = (
+        f"free up to {free:.0%}; FID {curve[wanted]:.3f} at {wanted:.0%}, {curve[LARGE]:.3f} at 0"
+    )
+    return text, free >= wanted
+
+
+def speed_up(data: Data):
+    cost = {
+        point.fractions[0]: record["cost"].get("ms_per_image")
+        for point, record in data.points("fig01")
+    }
+    if None in cost.values():
+        raise Unmeasured(latency_command([point for point, _ in data.points("fig01")]))
+    ratio = cost[LARGE] / cost[EARLY]
+    return f"{ratio:.2f}x at 40 %", ratio >= data.thresholds.speed_up
+
+
+def order_matters(data: Data):
+    found = [record["metrics"]["fid"] for _, record in data.points("table7")]
+    names = ("interleaved", "decreasing probability", "large to small", "small to large")
+    text = ", ".join(f"{name} {fid:.3f}" for name, fid in zip(names, found, strict=True))
+    return text, found[-1] < min(found[:-1])
+
+
+def medium_improves_the_frontier(data: Data):
+    found = data.points("fig06")
+    costs = [record["cost"]["macs_per_image"] for _, record in found]
+    best = pareto_frontier(costs, [record["metrics"]["fid"] for _, record in found])
+    of_medium = [i for i in best if found[i][0].fractions[1] > 0]
+    part = len(of_medium) / len(best)
+    text = f"{len(of_medium)} of {len(best)} points of the FID frontier over MACs"
+    return text, part >= data.thresholds.medium
+
+
+def early_steps_are_safe(data: Data, figures: dict[str, dict]):
+    """Of several lines: the rise of FID at a share of 40 %, relative to the large one alone."""
+    rises = {name: line[EARLY] / line[LARGE] - 1 for name, line in figures.items()}
+    text = ", ".join(f"{name} {rise:+.0%}" for name, rise in rises.items())
+    return text, max(rises.values()) <= data.thresholds.safe
+
+
+def guidance_scales(data: Data):
+    lines: dict[str, dict] = {}
+    for point, record in data.points("fig12"):
+        small, medium, _ = point.fractions
+        if medium == 0:
+            name = f"w = {point.job.run['guidance']['scale']:g}"
+            lines.setdefault(name, {})[small] = record["metrics"]["fid"]
+    return early_steps_are_safe(data, lines)
+
+
+def latents_agree_early(data: Data):
+    (_, (large, _)), (_, (small, _)) = data.points("fig03")[:2]
+    similarity = cosine_similarity(large, small).mean(1)
+    early, end = similarity[: len(similarity) // 2].min().item(), similarity[-1].item()
+    text = f"at least {early:.3f} in the first half, {end:.3f} at the end (DiT-XL and DiT-S)"
+    return text, early >= data.thresholds.similar and end < early
+
+
+def low_frequencies_come_first(data: Data):
+    ((_, (states, _)),) = data.points("fig11")
+    change = log_amplitude_spectrum(states)
+    change = ((change - change[0]) / (change[-1] - change[0])).T
+    halves = [int((band >= 0.5).nonzero()[0, 0]) + 1 for band in change]
+    text = f"half of the change of the lowest band by step {halves[0]}, of the highest by step "
+    return f"{text}{halves[-1]} of {change.shape[1]}", halves[0] < halves[-1]
+
+
+def fewer_steps(data: Data):
+    """At every number of steps of the large denoiser: is T-Stitch as good for no more MACs?"""
+    worse, count = [], 0
+    for panel in (0, 1):
+        found = [(p, r) for p, r in data.points("fig15") if p.panel == panel]
+        stitched = [r for p, r in found if p.series == 0]
+        for point, record in found:
+            if point.series == 0:
+                continue
+            cost = record["cost"]["macs_per_image"]
+            affordable = [r for r in stitched if r["cost"]["macs_per_image"] <= cost]
+            if not affordable:
+                continue  # cheaper than any allocation
+            count += 1
+            best = min(r["metrics"]["fid"] for r in affordable)
+            if best > record["metrics"]["fid"]:
+                run = point.job.run
+                worse.append(f"{run['sampler']['steps']} at w = {run['guidance']['scale']:g}")
+    text = f"as good or better at {count - len(worse)} of {count} step counts"
+    if worse:
+        text += f"; fewer steps of the large one are better at {', '.join(worse)} steps"
+    return text, count > 0 and 1 - len(worse) / count >= data.thresholds.fewer_steps
+
+
+def few_and_many_images(data: Data):
+    few, many = data.curve("fig13", "fid", 0), data.curve("fig13", "fid", 1)
+    shares = sorted(few)
+    rank = spearmanr([few[s] for s in shares], [many[s] for s in shares]).statistic
+    return f"Spearman correlation {rank:.2f}", rank >= data.thresholds.rank
+
+
+def precision_and_recall_follow(data: Data):
+    drops, texts = [], []
+    for metric in ("precision", "recall"):
+        curve = data.curve("table9", metric)
+        drops.append(curve[LARGE] - curve[EARLY])
+        texts.append(f"{metric} {curve[LARGE]:.3f} to {curve[EARLY]:.3f}")
+    return f"{', '.join(texts)} at 40 %", max(drops) <= data.thresholds.drop
+
+
+def overhead(data: Data):
+    _, large, both = (entry for _, entry in data.points("table8"))
+    key = "peak_allocated_mb" if "peak_allocated_mb" in both else "peak_rss_mb"
+    memory, params = both[key] / large[key], both["params"] / large["params"]
+    text = f"memory x{memory:.2f}, parameters x{params:.2f}"
+    return text, memory <= data.thresholds.overhead
+
+
+def _reported(path: str, share: float):
+    shares = paper.look_up(".".join([*path.split(".")[:2], "x"]))["fraction_small"]
+    return paper.look_up(path)[shares.index(share)]
+
+
+def _at_share(path: str, share: float) -> str:
+    return f"FID {_reported(path, share)} at {share:.0%}, {_reported(path, 0.0)} at 0"
+
+
+def _rise(paths: dict[str, str]) -> str:
+    """Reported relative rises of FID at a share of 40 %."""
+    rises = {}
+    for name, path in paths.items():
+        values = paper.curve(path, "fid").y
+        rises[name] = values[4] / values[0] - 1
+    return ", ".join(f"{name} {rise:+.0%}" for name, rise in rises.items())
+
+
+def _table7() -> str:
+    rows = paper.look_up("tables.T7.rows")
+    return ", ".join(f"{name.replace('_', ' ')} {row['FID']}" for name, row in rows.items())
+
+
+def _frontier_of_medium() -> str:
+    points = paper.look_up("figures.F6.pareto_FID_SBXL")
+    return f"{sum(p[1] > 0 for p in points)} of {len(points)} points of the FID frontier over time"
+
+
+CLAIMS = [
+    Claim(
+        "the first 40 % of DiT-XL's steps can be DiT-S's without loss of FID",
+        _at_share("figures.F1.y.FID", EARLY),
+        early_steps_are_free,
+    ),
+    Claim("which is 1.5 times as fast", "1.5x at 40 %", speed_up),
+    Claim(
+        "LDM: the first half can be LDM-S's without loss of FID",
+        _at_share("tables.T1.y.FID", 0.5),
+        lambda data: early_steps_are_free(data, "table1", 0.5),
+    ),
+    Claim(
+        "U-ViT: the first 40 % can be DiT-S's, another family, without loss of FID",
+        _at_share("tables.T5.y.FID", EARLY),
+        lambda data: early_steps_are_free(data, "table5"),
+    ),
+    Claim("at 50 %, small to large is the best order", _table7(), order_matters),
+    Claim("a medium denoiser improves the frontier", _frontier_of_medium(),
+          medium_improves_the_frontier),
+    Claim(
+        "40 % is safe for DDPM, DDIM and DPM-Solver++",
+        _rise({f"{name} {n} steps": f"figures.F8.y.steps_{n}.FID_{name}"
+               for name in ("DDPM", "DDIM", "DPM-Solver++") for n in (10, 20, 50)}),
+        lambda data: early_steps_are_safe(data, data.lines("fig08")),
+    ),
+    Claim(
+        "40 % is safe for few and many steps",
+        _rise({f"{n} steps": f"figures.F9.y.FID_T{n}" for n in (10, 20, 50, 100)}),
+        lambda data: early_steps_are_safe(data, data.lines("fig09")),
+    ),
+    Claim("40 % is safe at guidance 1.5, 2 and 3", "w = 1.5 -3%, 2 and 3 unknown", guidance_scales),
+    Claim("latents of two sizes agree early and part late", "close to 1.0 early",
+          latents_agree_early),
+    Claim("low frequencies come first", "timesteps 999 to 555; high ones 111 to 0",
+          low_frequencies_come_first),
+    Claim("competitive with fewer steps of the large denoiser", "better for 50 to 100 steps",
+          fewer_steps),
+    Claim("FID of 5,000 and of 50,000 images agree in order", "the same picture",
+          few_and_many_images),
+    Claim("precision and recall hardly change up to 40 %",
+          "precision 0.81 to 0.80, recall 0.74 to 0.75", precision_and_recall_follow),
+    Claim("the overhead of a second denoiser is small", "memory x1.04, parameters x1.05", overhead),
+]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

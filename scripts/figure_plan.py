@@ -1,0 +1,245 @@
+"""What a figure needs: from ``configs/figure/NAME.yaml`` to runs, and what they cost."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import models
+from eval.results import content_hash
+from scripts import job as jobs
+from scripts import launch
+from scripts.cli import UserError
+from stitch import simplex
+
+PARTS = ("small", "medium", "large")
+CONFIG = "figures"
+# What the command line may say that is not a setting of a run.
+NOT_OF_A_RUN = {
+    "figure", "run", "dry_run", "protocol", "figures", "eval", "hydra", "claims", "thresholds",
+    "report",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One run of a figure.
+
+    Attributes:
+        panel, series: where it is drawn, as indices into the figure's lists.
+        first: the first denoiser of its series.
+        fractions: of the denoisers of its series, in order.
+        paper: the paper's setting of it: sampler, steps, guidance, images and the rest of ``runs``.
+        job: the run under the protocol.
+    """
+
+    panel: int
+    series: int
+    first: str
+    fractions: tuple[float, ...]
+    paper: dict
+    job: jobs.Job
+
+    @property
+    def share(self) -> float:
+        """The share of the steps that the first denoiser of the series really has."""
+        steps = self.job.allocation.steps
+        return steps.count(self.first) / len(steps)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What its record is found by: two points with the same key are sampled once."""
+        return content_hash(self.job.run), self.job.num_images
+
+
+class Planner:
+    """Makes points of figures; composes every setting once and opens every zoo once.
+
+    Weights may be missing: such runs (``weights`` is None) can be counted but not made.
+
+    Args:
+        config: ``configs/figures.yaml``, composed.
+
+    Raises:
+        UserError: for a zoo that no data set has, or an unknown protocol.
+    """
+
+    def __init__(self, config: DictConfig):
+        self.config = config
+        self.device = launch.start()
+        self.dataset = dataset_of(config)
+        self.facts = OmegaConf.to_container(config.datasets[self.dataset])
+        self.protocol = config.protocol or self.facts["protocol"]
+        if self.protocol not in config.protocols:
+            known = ", ".join(config.protocols)
+            raise UserError(
+                f"protocol={self.protocol} is unknown; choose one of {known} (they are never "
+                "mixed in one picture)"
+            )
+        self._zoos: dict[tuple, models.Zoo] = {}
+        self._configs: dict[tuple, DictConfig] = {}
+
+    @property
+    def given(self) -> list[str]:
+        """What the command line says of every run."""
+        return [
+            override
+            for override in HydraConfig.get().overrides.task
+            if _key(override).split(".")[0] not in NOT_OF_A_RUN and _key(override) != "zoo"
+        ]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the command line changes what the protocol says."""
+        keys = {_key(override).split(".")[0] for override in self.given}
+        return bool(keys & {"sampler", "guidance", "num_images", "labels", "schedule"})
+
+    def given_text(self) -> str:
+        """The overrides that a command for the same runs needs."""
+        words = [o for o in HydraConfig.get().overrides.task if _key(o) in ("zoo", "protocol")]
+        return "".join(f" {word}" for word in [*words, *self.given])
+
+    @property
+    def evaluation(self) -> DictConfig:
+        """The config group ``eval`` of the data set."""
+        given = [o for o in HydraConfig.get().overrides.task if _key(o).split(".")[0] == "eval"]
+        chosen = [] if any(_key(o) == "eval" for o in given) else [f"eval={self.facts['eval']}"]
+        return hydra.compose(CONFIG, [*chosen, *given]).eval
+
+    def parts(self, figure: dict) -> dict[str, str]:
+        """Part (small, medium, large) -> denoiser, and ``zoo`` -> its zoo."""
+        families = self.facts["families"]
+        if figure["family"] not in families:
+            raise UserError(f"figure.family={figure['family']} is unknown; known: {[*families]}")
+        return families[figure["family"]]
+
+    def points(self, figure: dict) -> list[Point]:
+        """Every point of a figure, panel by panel, series by series."""
+        panels = figure.get("panels", [{}])
+        return [
+            point
+            for p, panel in enumerate(panels)
+            for s, series in enumerate(figure["series"])
+            for setting in _expand(figure, panel, series)
+            for point in self._points_of(figure, p, s, series, setting)
+        ]
+
+    def _points_of(self, figure, panel, index, series, setting) -> Iterable[Point]:
+        config = self._compose(figure, setting)
+        zoo = self._zoo(config)
+        for fractions, allocation in self._allocations(figure, series):
+            group = OmegaConf.merge(config, {"allocation": allocation})
+            job = jobs.create(group, zoo, planning=True)
+            if "shown" in figure:
+                job = dataclasses.replace(job, num_images=min(figure["shown"], job.num_images))
+            yield Point(panel, index, allocation["denoisers"][0], fractions, setting, job)
+
+    def _allocations(self, figure: dict, series: dict) -> Iterable[tuple[tuple[float, ...], dict]]:
+        """(fractions, settings of the group ``allocation``) of a series."""
+        wanted = series.get("allocations") or figure.get("allocations")
+        if wanted is None:
+            # Trajectories of every denoiser by itself.
+            wanted = {"denoisers": series["denoisers"], "each": True}
+        names = [self.parts(figure)[part] for part in wanted["denoisers"]]
+        if "rule" in wanted:
+            share = wanted.get("small", 0.5)
+            group = {"rule": wanted["rule"], "denoisers": names, "small": share, "seed": 0}
+            yield (share, 1 - share), {**group, "fractions": None}
+        elif "each" in wanted:
+            for name in names:
+                yield (1.0,), {"denoisers": [name], "fractions": [1.0]}
+        else:
+            for fractions in wanted.get("fractions") or simplex(len(names), wanted["resolution"]):
+                yield tuple(fractions), {"denoisers": names, "fractions": list(fractions)}
+
+    def _compose(self, figure: dict, setting: dict) -> DictConfig:
+        """The config of the runs with one setting; the command line's overrides come last."""
+        factors = self.config.protocols["full" if figure.get("scaled") is False else self.protocol]
+        parts = self.parts(figure)
+        wanted = {
+            "zoo": parts["zoo"],
+            "schedule": parts.get("schedule"),
+            "sampler": setting["sampler"],
+            "sampler.steps": max(1, round(setting["steps"] * factors["steps"])),
+            "guidance.scale": setting["guidance"],
+            "num_images": max(1, round(setting.get("images", 1) * factors["images"])),
+            "labels": setting.get("labels", {}).get(self.dataset),
+        }
+        given = self.given
+        chosen = {_key(override) for override in given}
+        ours = [
+            f"{key}={value}"
+            for key, value in wanted.items()
+            if value is not None and key not in chosen
+        ]
+        overrides = (*ours, *given)
+        if overrides not in self._configs:
+            config = hydra.compose(CONFIG, list(overrides))
+            OmegaConf.set_struct(config, False)
+            self._configs[overrides] = config
+        return self._configs[overrides]
+
+    def _zoo(self, config: DictConfig) -> models.Zoo:
+        key = (config.zoo.name, config.precision)
+        if key not in self._zoos:
+            self._zoos[key] = jobs.load_zoo(config, self.device)
+        return self._zoos[key]
+
+
+def dataset_of(config: DictConfig) -> str:
+    """The data set of the chosen zoo.
+
+    Raises:
+        UserError: if none of ``configs/datasets.yaml`` has the zoo.
+    """
+    for dataset, facts in config.datasets.items():
+        if config.zoo.name in {family.zoo for family in facts.families.values()}:
+            return dataset
+    zoos = {f.zoo for facts in config.datasets.values() for f in facts.families.values()}
+    raise UserError(f"zoo={config.zoo.name} has no figures; known: {', '.join(sorted(zoos))}")
+
+
+def unique(points: Iterable[Point]) -> list[Point]:
+    """The points without those that are another one's run again."""
+    return list({point.key: point for point in points}.values())
+
+
+def once(points: Iterable[Point]) -> list[Point]:
+    """Each run with the most images that are asked of it: fewer are its first ones."""
+    by_images = sorted(points, key=lambda point: point.job.num_images)
+    return list({point.key[0]: point for point in by_images}.values())
+
+
+def cost(points: Iterable[Point], throughput: dict) -> dict[str, float]:
+    """Network evaluations, multiply-accumulates and hours of one device that ``points`` take."""
+    total = {"nfe": 0, "macs": 0.0, "hours": 0.0}
+    for point in points:
+        images = point.job.num_images
+        for name, group in itertools.groupby(sorted(point.job.networks)):
+            evaluations = images * len(list(group))
+            macs = evaluations * point.job.zoo.macs(name)
+            milliseconds = throughput["ms_per_evaluation"].get(name)
+            seconds = (
+                macs / throughput["macs_per_second"]
+                if milliseconds is None
+                else evaluations * milliseconds / 1e3
+            )
+            total["nfe"] += evaluations
+            total["macs"] += macs
+            total["hours"] += seconds / 3600
+    return total
+
+
+def _expand(figure: dict, panel: dict, series: dict) -> list[dict]:
+    """The settings of a series: every list of steps is one setting for each of its values."""
+    setting = {**figure.get("runs", {}), **panel.get("runs", {}), **series.get("runs", {})}
+    steps = setting["steps"]
+    return [{**setting, "steps": n} for n in (steps if isinstance(steps, list) else [steps])]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=")[0]

@@ -1,0 +1,85 @@
+"""What the paper reports, read from ``configs/paper/facts.yaml``."""
+
+import functools
+from dataclasses import dataclass
+
+import yaml
+
+from scripts.cli import CONFIGS, UserError
+
+FACTS = CONFIGS / "paper" / "facts.yaml"
+# Our metric -> the name of its column in tables of the facts, factor to our unit.
+_COLUMNS = {"fid": ("FID", 1), "is": ("IS", 1), "time": ("time_s", 125)}  # s for 8 -> ms for 1
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A reported curve.
+
+    Attributes:
+        x: share of the steps of the small denoiser, or milliseconds per image.
+        y: values.
+        error: of reading them off a plot; 0 if they are printed.
+    """
+
+    x: list[float]
+    y: list[float]
+    error: float = 0.0
+
+
+@functools.cache
+def facts() -> dict:
+    return yaml.safe_load(FACTS.read_text())
+
+
+def look_up(path: str):
+    """The entry at a path such as ``tables.T1.y.FID``.
+
+    Raises:
+        UserError: naming the part of the path that does not exist.
+    """
+    entry = facts()
+    for part in path.split("."):
+        if not isinstance(entry, dict) or part not in entry:
+            raise UserError(f"{FACTS.name} has no {path}: {part} is unknown")
+        entry = entry[part]
+    return entry
+
+
+def curve(path: str, metric: str) -> Reported | None:
+    """The curve at ``path`` over the share of the small denoiser; None if it is unknown."""
+    entry, parents = look_up(path), path.split(".")
+    if entry == "unknown":
+        return None
+    error = _error(look_up(".".join(parents[:-1])).get("error", 0)) if len(parents) > 3 else 0
+    if isinstance(entry, dict):
+        entry, error = entry["values"], entry.get("error", 0)
+    factor = _COLUMNS[metric][1] if metric in _COLUMNS else 1
+    shares = look_up(".".join([*parents[:2], "x"]))["fraction_small"]
+    return Reported(shares, [factor * value for value in entry], error)
+
+
+def cloud(path: str, metric: str) -> Reported:
+    """A table of configurations: ``metric`` over time, in the table's order."""
+    table = look_up(path)
+    columns = {name: i for i, name in enumerate(table["columns"])}
+    name = _COLUMNS[metric][0]
+    time, factor = _COLUMNS["time"]
+    error = look_up(path.rsplit(".", 1)[0]).get("error", {})
+    return Reported(
+        [factor * row[columns[time]] for row in table["rows"]],
+        [row[columns[name]] for row in table["rows"]],
+        _error(error.get(name, 0)),
+    )
+
+
+def hardware(path: str) -> str:
+    """On what the paper measured the times of an entry such as ``figures.F1.y.time_s``."""
+    setup = look_up(".".join(path.split(".")[:2]))["setup"]
+    return setup.get("hardware", facts()["defaults"]["class_conditional_dit"]["time_cost"])
+
+
+def _error(entry) -> float:
+    """The largest error that an entry names."""
+    values = entry.values() if isinstance(entry, dict) else [entry]
+    return max([value for value in values if isinstance(value, int | float)], default=0.0)

@@ -1,0 +1,170 @@
+"""One HTML page with all that was found: ``python -m scripts.report zoo=fashion``.
+
+The page holds its pictures and needs no server and no network: figures and tables that were drawn
+(``scripts.figures figure=all``), claims (``scripts.claims``), image grids with a slider for the
+share of the small denoiser, and every record.
+"""
+
+import base64
+import html
+import io
+import json
+import logging
+import re
+import string
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from eval.results import content_hash
+from models.checkpoint import write_atomically
+from scripts import launch
+from scripts.cli import UserError, command
+from scripts.figure_plan import Planner
+from scripts.figures import Evidence, figures_folder, record_store
+
+log = logging.getLogger("report")
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+COLUMNS = ("allocation", "sampler", "steps", "guidance", "images", "fid", "is", "precision",
+           "recall", "GMACs", "ms per image", "run")  # fmt: skip
+
+
+@command("report")
+def main(config: DictConfig) -> None:
+    planner = Planner(config)
+    folder = figures_folder(config, planner)
+    drawn = {name: folder / f"{name}.json" for name in config.figure}
+    drawn = {name: path for name, path in drawn.items() if path.is_file()}
+    if not drawn:
+        raise UserError(
+            f"{folder} holds no figures; draw them first: python -m scripts.figures figure=all"
+        )
+    sections = {"Claims": claims(folder)}
+    sections |= {name: figure(folder, name) for name in drawn}
+    sections["Images"] = sliders(config, planner)
+    records = [r for r in record_store(config).all() if r["run"].get("zoo") == config.zoo.name]
+    sections[f"Records ({len(records)})"] = record_table(records)
+    page = string.Template(TEMPLATE.read_text()).substitute(
+        title=f"T-Stitch on the zoo {html.escape(config.zoo.name)}",
+        about=f"Protocol {planner.protocol}, made at commit {launch.commit()}. "
+        "Every number is a record's; the JSON beside each figure names them.",
+        links="".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name in sections),
+        body="".join(
+            f'<h2 id="{_anchor(name)}">{html.escape(name)}</h2>\n{text}\n'
+            for name, text in sections.items()
+        ),
+    )
+    path = Path(config.report or folder / "report.html")
+    write_atomically(path, page.encode())
+    log.info("%s (%.1f MB)", path, path.stat().st_size / 1e6)
+
+
+def claims(folder: Path) -> str:
+    path = folder / "claims.md"
+    if not path.is_file():
+        return "<p>Not judged yet: <code>python -m scripts.claims</code></p>"
+    return from_markdown(path.read_text(), "claims")
+
+
+def figure(folder: Path, name: str) -> str:
+    """A picture with its caption, or a table."""
+    picture, text = folder / f"{name}.png", folder / f"{name}.md"
+    if text.is_file():
+        return from_markdown(text.read_text(), "")
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"></figure>'
+
+
+def from_markdown(text: str, kind: str) -> str:
+    """Paragraphs and tables, all that our own Markdown has."""
+    parts = []
+    for block in text.strip().split("\n\n"):
+        if not block.startswith("|"):
+            parts.append(f"<p>{_inline(block)}</p>")
+            continue
+        head, _, *rows = [line.strip("|").split("|") for line in block.splitlines()]
+        parts.append(table(head, rows, kind))
+    return "\n".join(parts)
+
+
+def table(head, rows, kind: str = "") -> str:
+    def line(cells, tag: str) -> str:
+        cells = (_inline(str(cell).strip()) for cell in cells)
+        return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
+
+    body = "\n".join(line(row, "td") for row in rows)
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead>{line(head, "th")}</thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def sliders(config: DictConfig, planner: Planner) -> str:
+    """The grids whose samples are there, each with a slider over the share of the small one."""
+    evidence, parts = Evidence(config, planner), []
+    for name, settings in OmegaConf.to_container(config.figure).items():
+        if settings["kind"] != "grid" or settings["across"] != "images":
+            continue
+        points = planner.points(settings)
+        if any(evidence.get(settings, point) is None for point in points):
+            continue
+        rows = []
+        for point in points:
+            images = next(point.job.samples.batches(point.job.num_images))[0]
+            rows.append(
+                {
+                    "label": f"{point.first} in {point.share:.0%} of the steps",
+                    "image": strip(images),
+                }
+            )
+        parts.append(
+            f'<div class="slider"><h3>{name}</h3><img alt="samples"><input type="range" min="0" '
+            f'max="{len(rows) - 1}" value="0" aria-label="share of the small denoiser">'
+            f'<output></output><script type="application/json">{json.dumps(rows)}</script></div>'
+        )
+    command = "python -m scripts.figures figure=grid run=true"
+    return "\n".join(parts) or f"<p>No samples are kept: <code>{command}</code></p>"
+
+
+def strip(images: np.ndarray) -> str:
+    """(n, H, W, C) images side by side, small ones enlarged, as a data URL."""
+    row = np.concatenate(list(images), axis=1)
+    picture = Image.fromarray(row.squeeze(-1) if row.shape[-1] == 1 else row)
+    factor = max(1, 96 // images.shape[1])
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def record_table(records: list[dict]) -> str:
+    """Every record; a click on a heading sorts."""
+    rows = []
+    for record in records:
+        run, cost, found = record["run"], record["cost"], record["metrics"]
+        metrics = [f"{found[name]:.4f}" if name in found else "" for name in COLUMNS[5:9]]
+        milliseconds = cost.get("ms_per_image")
+        rows.append([
+            run["allocation"], run["sampler"]["name"], run["sampler"]["steps"],
+            f"{run['guidance']['scale']:g}", record["protocol"]["num_images"], *metrics,
+            f"{cost['macs_per_image'] / 1e9:.4g}" if "macs_per_image" in cost else "",
+            "" if milliseconds is None else f"{milliseconds:.2f}", content_hash(run),
+        ])  # fmt: skip
+    return f'<div class="records">{table(COLUMNS, rows)}</div>'
+
+
+def _inline(text: str) -> str:
+    """Bold and code of Markdown."""
+    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text))
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
+
+
+def _anchor(name: str) -> str:
+    return html.escape(name.split()[0].lower())
+
+
+if __name__ == "__main__":
+    main()

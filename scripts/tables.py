@@ -1,0 +1,122 @@
+"""Tables of the paper as Markdown: our numbers beside the reported ones."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.results import content_hash
+from models.checkpoint import record_path
+from scripts import paper
+from scripts.cli import UserError
+
+HEADERS = {
+    "fraction": "share",
+    "label": "",
+    "fid": "FID",
+    "is": "IS",
+    "precision": "precision",
+    "recall": "recall",
+    "time": "ms per image",
+    "params": "parameters, M",
+    "macs": "GMACs per evaluation",
+    "iterations": "iterations",
+    "storage": "storage, MB",
+    "memory": "peak memory, MB",
+    "latency": "s for 8 images",
+}
+DIGITS = {"fid": 3, "is": 2, "precision": 3, "recall": 3, "time": 2, "params": 2, "macs": 4,
+          "storage": 2, "memory": 0, "latency": 3}  # fmt: skip
+
+
+def build(drawing) -> tuple[list[str], list[list]]:
+    """(headers, rows) of a figure of kind ``table``; an unknown number is None."""
+    columns = drawing.figure["columns"]
+    reported = [
+        column
+        for column in columns
+        if any(column in series.get("reported", {}) for series in drawing.figure["series"])
+    ]
+    rows = []
+    for point, record in zip(drawing.points, drawing.evidence, strict=True):
+        series = drawing.figure["series"][point.series]
+        label = drawing.text(series["label"], point)
+        ours = [_ours(column, point, record, label) for column in columns]
+        rows.append(ours + [_reported(series, column, point, label) for column in reported])
+    headers = [HEADERS[column] for column in columns]
+    headers += [f"paper: {HEADERS[column]}" for column in reported]
+    digits = [DIGITS.get(column) for column in columns] + [None] * len(reported)
+    return headers, [
+        [_format(cell, places) for cell, places in zip(row, digits, strict=True)] for row in rows
+    ]
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers to the right."""
+    lines = [f"| {' | '.join(headers)} |", f"| --- |{' ---: |' * (len(headers) - 1)}"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def latencies(runs: Path) -> dict[tuple[str, str], dict]:
+    """What ``scripts.latency`` measured, by ``latency_key``, of every file it wrote."""
+    found = {}
+    for file in sorted((runs / "latency").glob("*.json")):
+        content = json.loads(file.read_text())
+        for entry in content["points"]:
+            found[latency_key(content, entry["allocation"])] = entry
+    return found
+
+
+def latency_key(setting: dict, allocation: str) -> tuple[str, str]:
+    """Name of a measurement: all of ``setting``, such as a run, that changes the time."""
+    parts = ("zoo", "sampler", "guidance", "dtype")
+    return content_hash({part: setting[part] for part in parts}), allocation
+
+
+def _ours(column: str, point, record: dict, label: str):
+    zoo, names = point.job.zoo, point.job.allocation.denoisers
+    if column == "fraction":
+        return f"{point.fractions[0]:g}"
+    if column == "label":
+        return label
+    if column == "params":
+        return sum(p.numel() for n in names for p in zoo.skeleton(n).parameters()) / 1e6
+    if column == "macs":
+        return sum(zoo.macs(name) for name in names) / 1e9
+    if column == "storage":
+        return sum(zoo.checkpoint(name).stat().st_size for name in names) / 1e6
+    if column == "iterations":
+        files = [record_path(zoo.checkpoint(name)) for name in names]
+        recipes = [json.loads(f.read_text()).get("recipe", {}) for f in files if f.is_file()]
+        return recipes[0].get("steps") if recipes else None
+    if column == "memory":
+        return record.get("peak_allocated_mb", record.get("peak_rss_mb"))
+    if column == "latency":
+        return record["ms_per_8_images"] / 1e3
+    if column == "time":
+        return record["cost"].get("ms_per_image")
+    if column not in record["metrics"]:
+        raise UserError(f"figure.columns: {column} is unknown; known: {', '.join(HEADERS)}")
+    return record["metrics"][column]
+
+
+def _reported(series: dict, column: str, point, label: str):
+    path = series.get("reported", {}).get(column)
+    if path is None:
+        return None
+    entry = paper.look_up(path.format(label=label))
+    if isinstance(entry, list):
+        shares = paper.look_up(".".join([*path.split(".")[:2], "x"]))["fraction_small"]
+        entry = entry[shares.index(round(point.fractions[0], 6))] if (
+            round(point.fractions[0], 6) in shares
+        ) else None  # fmt: skip
+    if column == "time" and isinstance(entry, int | float):
+        return f"{entry * 125:.4g}"
+    return entry
+
+
+def _format(cell, digits: int | None) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, str) or digits is None:
+        return str(cell)
+    return f"{cell:.{digits}f}"

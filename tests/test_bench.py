@@ -59,7 +59,7 @@ def test_memory_of_activations_is_that_of_the_largest_step():
     with torch.device("meta"):
         network = models.create(
             "DiT", latent_shape=(4, 16, 16), patch_size=1, width=64, depth=2, num_heads=1
-        )
+        ).to("meta")
     tokens, half = 256, activation_bytes(network.to(torch.bfloat16))
     full = activation_bytes(network.to(torch.float32))
     # At least the hidden layer of the MLP, its activation and the residual.

@@ -48,7 +48,13 @@ def start() -> torch.device:
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=24))
+        store, rank_, size = next(dist.rendezvous("env://"))
+        # torchrun's restarts share one store: ranks must not find addresses of those before them.
+        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}-of-{size}"
+        store = dist.PrefixStore(attempt, store)
+        dist.init_process_group(
+            backend, store=store, rank=rank_, world_size=size, timeout=timedelta(hours=24)
+        )
         atexit.register(dist.destroy_process_group)
         if not is_main():
             logging.disable(logging.INFO)  # one rank's messages are enough

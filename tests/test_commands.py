@@ -71,22 +71,26 @@ def test_two_processes_make_the_same_images_as_one(alone, tmp_path):
     assert digest(tmp_path / "two") == digest(alone)
 
 
-def test_a_killed_run_is_finished_by_the_same_command(alone, tmp_path):
+def test_a_run_with_a_killed_rank_is_finished_by_the_same_command_alone(alone, tmp_path):
     samples = tmp_path / "killed"
     process = subprocess.Popen(
-        command("sample", *SMALL, f"samples={samples}"),
+        command("sample", *SMALL, f"samples={samples}", processes=2),
         cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (samples / "shard-000000.npz").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in samples.glob("shard-*.npz")}
-    assert 1 <= len(finished) < 4
+    while not (claims := list(samples.glob("*.claim"))) and process.poll() is None:
+        time.sleep(0.001)
+    assert claims, "the run ended before a claim was seen"
+    killed = json.loads(claims[0].read_text())["pid"]
+    os.kill(killed, signal.SIGKILL)
+    assert process.wait() != 0
+    folder = open_folder(samples)
+    finished = [folder.shard_path(shard) for shard in range(4) if folder.length(shard) == 10]
+    times = [path.stat().st_mtime_ns for path in finished]
+    assert len(finished) < 4
     succeed("sample", *SMALL, f"samples={samples}")
     assert digest(samples) == digest(alone)
-    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert [path.stat().st_mtime_ns for path in finished] == times
+    assert not list(samples.glob("*.claim"))
 
 
 def test_sampling_again_makes_nothing_and_says_so(alone):
@@ -207,6 +211,7 @@ def test_a_plan_says_what_is_there_and_what_is_missing_and_makes_nothing(drawn):
         ("sample", ["allocation.fractions=[-0.4,1.4]"], "fraction of DiT-S is -0.4"),
         ("sample", ["allocation.denoisers=[DiT-S,DiT-L]"], "has no DiT-L; known: DiT-S, DiT-B"),
         ("sample", ["labels=[3,10]"], "labels [10] are out of range"),
+        ("sample", ["labels=[3,cat]"], "labels=[3, 'cat'] must be whole numbers, 'cat' is none"),
         ("sample", ["labels=sorted"], "known: random, balanced"),
         ("sample", ["sampler.steps=1001"], "sampler.steps=1001"),
         ("sample", ["num_images=0"], "num_images=0"),

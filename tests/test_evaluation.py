@@ -101,11 +101,10 @@ def test_folders_are_measured_as_by_torch_fidelitys_command(inception, colour, t
     assert found["precision"] == pytest.approx(theirs["precision"], abs=1e-6)
     assert found["recall"] == pytest.approx(theirs["recall"], abs=1e-6)
     # One process finds the two processes' features of the reference and gives the same numbers.
-    evaluator = Evaluator(config(f"reference={reference}", *settings).eval, CPU)
+    alone = evaluator(tmp_path, reference, *settings)
     assert record["provenance"]["processes"] == 2
-    assert evaluator.protocol(12) == record["protocol"]
-    alone = evaluator.measure(open_images(sample), 12)
-    assert alone == pytest.approx(found, rel=1e-12)
+    assert alone.protocol(12) == record["protocol"]
+    assert alone.measure(open_images(sample), 12) == pytest.approx(found, rel=1e-12)
 
 
 def test_spatial_features_are_seven_channels_of_mixed_6_last(inception):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -287,9 +288,12 @@ def extract_shared(
     return gathered if launch.is_main() else None
 
 
-def as_batch(images) -> torch.Tensor:
-    """(n, H, W, C) array -> (n, C, H, W) tensor."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
+def as_batch(images: np.ndarray) -> torch.Tensor:
+    """(n, H, W, C) array -> (n, C, H, W) tensor, always of the same strides.
+
+    Convolutions choose their way, and so their rounding, by them.
+    """
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
 def sampling_time(images: Images) -> dict:

@@ -7,10 +7,10 @@ They are drawn from records only. Missing ones are listed with their cost, or ma
 import csv
 import json
 import logging
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from scripts import launch, paper, tables, trajectories
 from scripts.cli import UserError, command
@@ -18,7 +18,7 @@ from scripts.evaluate import Evaluator
 from scripts.figure_kinds import KINDS, SAMPLERS, Drawing
 from scripts.figure_plan import Planner, Point, cost, once, unique
 from scripts.sample import sample_missing
-from scripts.sweep import make_record, record_store, stored_record
+from scripts.sweep import check_writable, make_records, record_store, stored_record
 
 log = logging.getLogger("figures")
 
@@ -44,8 +44,10 @@ def main(config: DictConfig) -> None:
         for line in plan_text(planner, figures, plans, lacking):
             log.info("%s", line)
         return
+    failures = []
     if config.run:
-        make_missing(figures, lacking, evidence)
+        check_writable(config.runs)
+        failures = make_missing(figures, lacking, evidence)
         for name, points in lacking.items():
             lacking[name] = [point for point in points if not evidence.exists(figures[name], point)]
     if not launch.is_main():
@@ -55,6 +57,9 @@ def main(config: DictConfig) -> None:
     for name, points in plans.items():
         if not lacking[name]:
             draw(planner, evidence, name, figures[name], points, folder)
+    if failures:
+        log.error("%d points failed:\n  %s", len(failures), "\n  ".join(failures))
+        sys.exit(1)
     say_what_lacks(planner, lacking, evidence, figures)
 
 
@@ -70,6 +75,7 @@ class Evidence:
     def __init__(self, config: DictConfig, planner: Planner):
         self.config, self.runs = config, Path(config.runs)
         self.planner, self.store = planner, record_store(config)
+        self.latencies = tables.latencies(self.runs)
         self._evaluator: Evaluator | None = None
 
     @property
@@ -89,28 +95,22 @@ class Evidence:
         job, kind = point.job, self.kind(figure)
         if job.run["weights"] is None:
             return None
+        latency = self.latencies.get(tables.latency_key(job.run, str(job.allocation)))
         if kind == "record":
-            return stored_record(job, self.evaluator, self.store)
+            record = stored_record(job, self.evaluator, self.store)
+            if record and latency:
+                # Measured for itself, a time is better than what sampling happened to take.
+                facts = ("ms_per_image", "device", "batch_size")
+                record["cost"] |= {fact: latency[fact] for fact in facts}
+            return record
         if kind == "trajectory":
             return trajectories.load(job, self.runs)
         if kind == "latency":
-            key = tables.latency_key(job.run, str(job.allocation))
-            return tables.latencies(self.runs).get(key)
+            return latency
         return None if job.samples.missing(job.num_images) else job.samples.path
 
     def exists(self, figure: dict, point: Point) -> bool:
         return self.get(figure, point) is not None
-
-    def make(self, figure: dict, point: Point) -> None:
-        """Make what is missing of a point, by all ranks."""
-        kind = self.kind(figure)
-        if kind == "record":
-            make_record(point.job, self.evaluator, self.store)
-        elif kind == "trajectory":
-            trajectories.make(point.job, self.runs)
-        else:
-            sample_missing(point.job)
-            launch.barrier()
 
     def source(self, figure: dict, point: Point) -> str:
         """The file behind a point."""
@@ -122,30 +122,22 @@ class Evidence:
         return str(self.runs / "latency" if kind == "latency" else job.samples.path)
 
 
-def make_missing(figures: dict, lacking: dict[str, list[Point]], evidence: Evidence) -> None:
-    """Make every missing point, each once."""
-    work = {
-        (evidence.kind(figures[name]), *point.key): (figures[name], point)
-        for name, points in lacking.items()
-        for point in points
-        if point.job.run["weights"] is not None and not figures[name].get("latency")
-    }
-    if not work:
-        log.info("nothing to sample")
-        return
-    macs = [cost([p], evidence.planner.facts["throughput"])["macs"] for _, p in work.values()]
-    overall = tqdm(
-        total=sum(macs),
-        desc=f"{len(work)} points",
-        unit="MAC",
-        unit_scale=True,
-        disable=not launch.is_main(),
-        smoothing=0,
-    )
-    for (figure, point), done in zip(work.values(), macs, strict=True):
-        evidence.make(figure, point)
-        overall.update(done)
-    overall.close()
+def make_missing(figures: dict, lacking: dict[str, list[Point]], evidence: Evidence) -> list[str]:
+    """Make every missing point, each once, by all ranks; return what failed and why."""
+    work: dict[str, list[Point]] = {"record": [], "trajectory": [], "samples": [], "latency": []}
+    for name, points in lacking.items():
+        known = [point for point in points if point.job.run["weights"] is not None]
+        work[evidence.kind(figures[name])] += known
+    failures = {}
+    if work["record"]:
+        records = [point.job for point in unique(work["record"])]
+        failures = make_records(records, evidence.evaluator, evidence.store)
+    for point in unique(work["trajectory"]):
+        trajectories.make(point.job, evidence.runs)
+    for point in unique(work["samples"]):
+        sample_missing(point.job)
+        launch.barrier()
+    return list(failures.values())
 
 
 def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) -> None:

@@ -61,8 +61,9 @@ def latencies(runs: Path) -> dict[tuple[str, str], dict]:
     found = {}
     for file in sorted((runs / "latency").glob("*.json")):
         content = json.loads(file.read_text())
+        setting = {key: content[key] for key in ("device", "batch_size")}
         for entry in content["points"]:
-            found[latency_key(content, entry["allocation"])] = entry
+            found[latency_key(content, entry["allocation"])] = {**setting, **entry}
     return found
 
 

@@ -33,7 +33,8 @@ class Point:
         panel, series: where it is drawn, as indices into the figure's lists.
         first: the first denoiser of its series.
         fractions: of the denoisers of its series, in order.
-        paper: the paper's setting of it: sampler, steps, guidance, images and the rest of ``runs``.
+        paper: the paper's setting of it: sampler, steps, guidance, images and the rest of ``runs``,
+            among it ``settings``, overrides of the config of ``scripts.sample``.
         job: the run under the protocol.
     """
 
@@ -168,6 +169,7 @@ class Planner:
             "guidance.scale": setting["guidance"],
             "num_images": max(1, round(setting.get("images", 1) * factors["images"])),
             "labels": setting.get("labels", {}).get(self.dataset),
+            **setting.get("settings", {}),
         }
         given = self.given
         chosen = {_key(override) for override in given}

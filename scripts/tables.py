@@ -23,9 +23,10 @@ HEADERS = {
     "storage": "storage, MB",
     "memory": "peak memory, MB",
     "latency": "s for 8 images",
+    "gmacs": "GMACs per image",
 }
 DIGITS = {"fid": 3, "is": 2, "precision": 3, "recall": 3, "time": 2, "params": 2, "macs": 4,
-          "storage": 2, "memory": 0, "latency": 3}  # fmt: skip
+          "storage": 2, "memory": 0, "latency": 3, "gmacs": 3}  # fmt: skip
 
 
 def build(drawing) -> tuple[list[str], list[list]]:
@@ -95,6 +96,8 @@ def _ours(column: str, point, record: dict, label: str):
         return record["ms_per_8_images"] / 1e3
     if column == "time":
         return record["cost"].get("ms_per_image")
+    if column == "gmacs":
+        return record["cost"]["macs_per_image"] / 1e9
     if column not in record["metrics"]:
         raise UserError(f"figure.columns: {column} is unknown; known: {', '.join(HEADERS)}")
     return record["metrics"][column]

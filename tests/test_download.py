@@ -274,7 +274,7 @@ def test_weights_are_converted_to_native_and_to_diffusers(tmp_path, monkeypatch,
         )  # fmt: skip
         assert code == 0, output
     found = read_tensors(tmp_path / "native.safetensors")
-    dtype = convert.PRECISIONS[precision]
+    dtype = launch.PRECISIONS[precision]
     for name, value in source.state_dict().items():
         assert torch.equal(found[name], value.to(dtype)), name
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import models
 from models.checkpoint import read_tensors
 from models.zoo import CARDS, PublishedFile
-from scripts import convert, download, zoo
+from scripts import convert, download, launch, zoo
 from scripts.download import DownloadError, get
 from tests import golden
 

@@ -53,9 +53,9 @@ def main(config: DictConfig) -> None:
     if not launch.is_main():
         return
     folder = figures_folder(config, planner)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, points in plans.items():
         if not lacking[name]:
+            folder.mkdir(parents=True, exist_ok=True)
             draw(planner, evidence, name, figures[name], points, folder)
     if failures:
         log.error("%d points failed:\n  %s", len(failures), "\n  ".join(failures))

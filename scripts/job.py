@@ -114,12 +114,16 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
     networks = dict.fromkeys(evaluated(sampler, allocation, guidance))
     if not allocation.switches and "history" in settings:
         settings["history"] = "keep"  # no other denoiser's history to restart from
+    guidance_settings = {
+        name: list(value) if isinstance(value, tuple) else value  # as it is read back
+        for name, value in dataclasses.asdict(guidance).items()
+    }
     run = {
         "zoo": zoo.name,
         "weights": _weights_sha256(zoo, networks, planning),
         "sampler": _said(settings, _UNSAID.get(settings["name"], {})),
         "allocation": str(allocation),
-        "guidance": _said(dataclasses.asdict(guidance), _UNSAID["guidance"]),
+        "guidance": _said(guidance_settings, _UNSAID["guidance"]),
         "labels": label_rule,
         "seed": config.seed,
         "dtype": str(zoo.dtype).removeprefix("torch."),

@@ -1,5 +1,6 @@
 """From configs to runs: what determines the pixels and nothing else, with stable hashes."""
 
+import json
 from types import SimpleNamespace
 
 import hydra
@@ -84,8 +85,10 @@ def test_settings_that_change_the_pixels_are_in_the_run(zoo):
         ("sampler=heun",),
         ("sampler=uvit",),
     ]
-    hashes = {content_hash(create(zoo, *one).run) for one in overrides}
-    assert len(hashes) == len(overrides)
+    runs = [create(zoo, *one).run for one in overrides]
+    assert len({content_hash(run) for run in runs}) == len(overrides)
+    for run in runs:
+        assert json.loads(json.dumps(run)) == run  # a folder's owner is compared with it
 
 
 def test_settings_that_do_not_change_the_pixels_are_not(zoo):

@@ -25,7 +25,7 @@ from eval.shards import ShardError, folder_digest, open_folder
 from scripts import launch
 
 ROOT = Path(__file__).parent.parent
-NUM_IMAGES, SHARD_SIZE, KILLS = 400, 20, 10
+NUM_IMAGES, SHARD_SIZE, KILLS = 400, 20, 20
 RUN = [
     "sampler.steps=20", "allocation.denoisers=[DiT-S]", "allocation.fractions=[1]",
     f"num_images={NUM_IMAGES}", "batch_size=10", f"shard_size={SHARD_SIZE}",
@@ -140,7 +140,11 @@ class Table:
         self.folder, self.rows = folder, []
         self.whole = self.new("whole")
         Launch(self.whole).succeed()
-        self.digest = folder_digest(open_folder(self.whole), NUM_IMAGES)
+        folder = open_folder(self.whole)
+        self.digest = folder_digest(folder, NUM_IMAGES)
+        shards = statistics.median(timing["seconds"] for timing in folder.timings())
+        # Kills are spread over the making of one shard and a half, however loaded the machine is.
+        self.kill_within = 1.5 * shards
 
     def new(self, name: str) -> Path:
         path = self.folder / name
@@ -198,7 +202,7 @@ def all_ranks_killed(table: Table) -> None:
     for _ in range(KILLS):
         launched = Launch(samples)
         again.append(launched.wait_for_claim())
-        time.sleep(choice.uniform(0, 0.8))
+        time.sleep(choice.uniform(0, table.kill_within))
         launched.kill_all()
         launched.wait()
         lost += unstored(samples)
@@ -212,7 +216,7 @@ def one_rank_killed(table: Table) -> None:
     launched = Launch(samples, restarts=KILLS)
     launched.wait_for_claim()
     for _ in range(KILLS):
-        time.sleep(choice.uniform(0, 0.8))
+        time.sleep(choice.uniform(0, table.kill_within))
         lost += launched.kill_one(choice)
         again.append(launched.wait_for_claim())
     killed = time.monotonic()

@@ -167,10 +167,18 @@ def _peak_memory(config: dict) -> dict[str, float]:
     settings = OmegaConf.create(config)
     device = launch.start()
     sample_batch(jobs.create(settings, jobs.load_zoo(settings, device)), range(PAPER_BATCH))
-    peak = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
+    peak = {"peak_rss_mb": _peak_rss_mb()}
     if device.type == "cuda":
         peak["peak_allocated_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
     return peak
+
+
+def _peak_rss_mb() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the process was forked from as well
+        line = next(text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def measure_costs(config: DictConfig, points: Sequence[jobs.Job], batch: int) -> CostTable:

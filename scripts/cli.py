@@ -40,6 +40,8 @@ def command(config_name: str) -> Callable[[Callable], Callable]:
         @functools.wraps(main)
         def wrapped() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here instead of being printed
+            # As other tools spell it; Hydra has settings only.
+            sys.argv = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv]
             with user_errors():
                 run(checked)()
 

@@ -214,7 +214,8 @@ def test_without_a_network_every_missing_file_its_url_and_its_place_are_named(
 
 @pytest.mark.parametrize("what, count", [("weights", 6), ("reference", 1), ("all", 7)])
 def test_a_dry_run_lists_what_how_large_and_where(tmp_path, monkeypatch, capsys, what, count):
-    arguments = ["zoo=imagenet256-dit", f"zoo.checkpoints={tmp_path}", "dry_run=true"]
+    spelling = "--dry-run" if what == "all" else "dry_run=true"
+    arguments = ["zoo=imagenet256-dit", f"zoo.checkpoints={tmp_path}", spelling]
     code, output = run(download.main, monkeypatch, capsys, *arguments, f"what={what}")
     assert code == 0
     assert output.count("missing") == count

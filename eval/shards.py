@@ -118,6 +118,11 @@ class ShardFolder:
         except Exception:  # numpy and zipfile raise a dozen kinds on damaged bytes
             return 0
 
+    def whole(self, num_images: int) -> bool:
+        """Whether every shard says that it has its part of ``num_images``; see ``length``."""
+        shards = range(-(-num_images // self.shard_size))
+        return all(self.length(s) >= len(self.indices(s, num_images)) for s in shards)
+
     def read(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """(n, H, W, C) uint8 images and (n,) int64 labels of ``shard``.
 

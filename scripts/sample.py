@@ -46,6 +46,8 @@ def sample_missing(job: jobs.Job) -> int:
         ShardError: if the folder cannot be written to.
         SystemExit: when interrupted by a signal, after the batch in hand.
     """
+    if not job.samples.whole(job.num_images):
+        load(job)  # before the folder is made: weights may turn out to be wrong
     missing = begin(job.samples, job.num_images)
     if missing:
         prepare(job)
@@ -60,10 +62,15 @@ def sample_missing(job: jobs.Job) -> int:
     return missing
 
 
-def prepare(job: jobs.Job) -> None:
-    """Load the run's networks, and compile them if it says so, so that neither is timed."""
+def load(job: jobs.Job) -> None:
+    """Load the run's networks, unless they are."""
     for name in dict.fromkeys(job.networks):
         job.zoo.denoisers[name]
+
+
+def prepare(job: jobs.Job) -> None:
+    """Load the run's networks, and compile them if it says so, so that neither is timed."""
+    load(job)
     if job.compile:
         compile_networks(job)
 

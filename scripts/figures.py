@@ -12,6 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from eval.results import require_alike
 from scripts import launch, paper, tables, trajectories
 from scripts.cli import UserError, command
 from scripts.evaluate import Evaluator
@@ -235,6 +236,8 @@ def setting_text(point: Point) -> str:
 def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> None:
     """Picture or table, the numbers behind it as CSV, and JSON that names every point's source."""
     found = [evidence.get(figure, point) for point in points]
+    if evidence.kind(figure) == "record":
+        require_alike(found, ["weights", *varied(points)])  # a guide's, too
     path = folder / f"{name}.png"
     names = {key: text for key, text in planner.parts(figure).items() if key != "schedule"}
     caption = caption_text(planner, figure, points, found)
@@ -262,6 +265,18 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
     for line in listing(rows) if figure["kind"] in ("curves", "pareto") else []:
         log.info("%s", line)
     log.info("%s", path.with_suffix(".md") if figure["kind"] == "table" else path)
+
+
+def varied(points: list[Point]) -> set[str]:
+    """The conditions of records that a figure says it varies."""
+    conditions = {"steps": "sampler.steps", "images": "num_images"}
+    first, *others = [_settings(point) for point in points]
+    names = {key for other in others for key in first | other if first.get(key) != other.get(key)}
+    return {conditions.get(name, name) for name in names}
+
+
+def _settings(point: Point) -> dict:
+    return {**point.paper, **point.paper.get("settings", {}), "settings": None}
 
 
 def row(drawing: Drawing, point: Point, record) -> dict:

@@ -148,18 +148,6 @@ def stored_record(job: jobs.Job, evaluator: Evaluator, store: ResultStore) -> di
     return store.get(job.run, evaluator.protocol(job.num_images))
 
 
-def make_record(job: jobs.Job, evaluator: Evaluator, store: ResultStore) -> dict:
-    """Sample what is missing of a run and evaluate it, by all ranks.
-
-    Raises:
-        RuntimeError: if that fails.
-    """
-    failures = make_records([job], evaluator, store)
-    if failures:
-        raise RuntimeError(*failures.values())
-    return stored_record(job, evaluator, store)
-
-
 def make_records(
     points: Iterable[jobs.Job], evaluator: Evaluator, store: ResultStore
 ) -> dict[str, str]:

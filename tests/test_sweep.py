@@ -91,7 +91,9 @@ def test_points_made_together_have_the_images_and_metrics_of_points_made_alone(t
     together = points(tmp_path / "together")
     assert sweep.make_records(together, evaluator, store_of(tmp_path / "together")) == {}
     for job in points(tmp_path / "alone"):
-        alone = sweep.make_record(job, evaluator, store_of(tmp_path / "alone"))
+        store = store_of(tmp_path / "alone")
+        assert sweep.make_records([job], evaluator, store) == {}
+        alone = sweep.stored_record(job, evaluator, store)
         shared = sweep.stored_record(job, evaluator, store_of(tmp_path / "together"))
         assert shared["metrics"] == alone["metrics"]
         digest = shared["provenance"]["images_sha256"]

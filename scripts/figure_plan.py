@@ -159,7 +159,8 @@ class Planner:
 
     def _compose(self, figure: dict, setting: dict) -> DictConfig:
         """The config of the runs with one setting; the command line's overrides come last."""
-        factors = self.config.protocols["full" if figure.get("scaled") is False else self.protocol]
+        protocol = "full" if figure.get("scaled") is False else self.protocol
+        factors = {**self.config.protocols[protocol], **figure.get("protocols", {}).get(protocol, {})}
         parts = self.parts(figure)
         wanted = {
             "zoo": parts["zoo"],

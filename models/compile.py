@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 # Inductor's settings by device type. Weights are constants (freezing), so that a CPU's matrix
 # products take them packed, with what follows fused in; a GPU is launched as one CUDA graph.
-_OPTIONS = {"cpu": {"freezing": True}, "cuda": {"triton.cudagraphs": True}}
+_SETTINGS = {"cpu": {"freezing": True}, "cuda": {"triton.cudagraphs": True}}
 
 
 class CompileError(RuntimeError):
@@ -33,15 +33,18 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
     """
     # Not at the top: it takes as long to import as torch, and few commands compile.
     from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor import config
 
     started = time.perf_counter()
+    device = next(module.parameters()).device.type
     if "forward" not in vars(module):
-        device = next(module.parameters()).device.type
-        run = torch.compile(module.forward, dynamic=False, options=_OPTIONS.get(device, {}))
+        run = torch.compile(module.forward, dynamic=False)
         # The next call of a CUDA graph overwrites its result, which samplers may keep for longer.
         module.forward = (lambda *inputs: run(*inputs).clone()) if device == "cuda" else run
     try:
-        module(*arguments)
+        # Not as options of torch.compile: the tracer asks the configuration itself about freezing.
+        with config.patch(_SETTINGS.get(device, {})):
+            module(*arguments)
     except TorchDynamoException as error:
         del module.forward
         raise CompileError(_reason(error)) from error

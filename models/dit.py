@@ -160,7 +160,7 @@ class DiT(nn.Module):
 
         Args:
             x: (B, C, H, W) noisy latents.
-            t: (B,) timesteps in [0, 1000), integer or fractional.
+            t: (B,) timesteps in [0, 1000), integer or fractional; or (1,), that of all.
             y: (B,) int64 labels in [0, num_classes]; num_classes is the null class.
 
         Returns:

@@ -118,15 +118,16 @@ class UViT(nn.Module):
 
         Args:
             x: (B, C, H, W) noisy latents.
-            t: (B,) timesteps, fractional allowed, as the weights were trained: the index of the
-                schedule plus ``spec.timestep_offset``.
+            t: (B,) timesteps, or (1,), that of all; fractional allowed, as the weights were
+                trained: the index of the schedule plus ``spec.timestep_offset``.
             y: (B,) int64 labels in [0, num_classes]; num_classes is the null class, if any.
 
         Returns:
             (B, C, H, W) epsilon.
         """
         patches_BND = self.patch_embed(x.to(self.pos_embed.dtype))
-        time_B1D = timestep_sinusoid(t, self.width).to(self.pos_embed.dtype).unsqueeze(1)
+        time_BD = timestep_sinusoid(t, self.width).to(self.pos_embed.dtype)
+        time_B1D = time_BD.expand(len(x), -1).unsqueeze(1)
         label = [self.label_emb(y).unsqueeze(1)] if self.spec.num_classes else []
         x_BND = torch.cat([*label, time_B1D, patches_BND], dim=1) + self.pos_embed
         skips = []

@@ -19,6 +19,7 @@ from models.checkpoint import (
 )
 from models.cost import macs
 from models.first_stage import CONFIGURATIONS as FIRST_STAGES
+from models.quantise import quantise
 from models.registry import create
 from models.spec import DenoiserSpec, check_stitchable
 
@@ -80,23 +81,34 @@ class Zoo:
         card: the contents of ``configs/zoo/NAME.yaml``.
         device: where the networks live.
         dtype: of the denoisers' weights; the first stage stays in float32.
+        quantisation: of the denoisers' large products, ``int8`` or ``fp8``; see
+            ``models.quantise``.
+        decoder: what decodes latents, the card's ``first-stage`` or its faster ``preview``.
 
     Attributes:
         denoisers: mapping name -> denoiser; those of one family are ordered by cost.
         default_denoisers: names that an allocation takes when it is told none, ordered by cost.
         specs: mapping name -> spec of the denoiser, known from the card alone.
-        first_stage: images <-> latents.
-        preview: a fast stand-in for the first stage, if the card has one.
+        first_stage: images <-> latents, the network that ``decoder`` names.
         files: mapping key -> ``PublishedFile``; empty for a zoo that is shipped.
         schedule: name of the noise schedule that is sampled on.
         unconditional: how its denoisers are told "no class"; see ``samplers.Guidance.guide``.
 
     Raises:
-        ValueError: if the card's denoisers cannot be stitched; nothing is loaded then.
+        ValueError: if the card's denoisers cannot be stitched, or it has no preview; nothing is
+            loaded then.
     """
 
-    def __init__(self, card: DictConfig, device="cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        card: DictConfig,
+        device="cpu",
+        dtype: torch.dtype = torch.float32,
+        quantisation: str | None = None,
+        decoder: str = "first-stage",
+    ):
         self.card, self.device, self.dtype = card, torch.device(device), dtype
+        self.quantisation, self.decoder = quantisation, decoder
         self.name: str = card.name
         self.num_classes: int = card.num_classes
         self.guidance_channels: int = card.guidance_channels
@@ -119,13 +131,7 @@ class Zoo:
 
     @property
     def first_stage(self) -> nn.Module:
-        return self._load("first-stage", torch.float32)
-
-    @property
-    def preview(self) -> nn.Module:
-        if not self.has("preview"):
-            raise ValueError(f"zoo {self.name} has no preview decoder")
-        return self._load("preview", torch.float32)
+        return self._load(self.decoder, torch.float32)
 
     def has(self, name: str) -> bool:
         """Whether the card has a network of that name."""
@@ -148,13 +154,13 @@ class Zoo:
         return self.files[key]
 
     def weights_sha256(self, names: Iterable[str]) -> dict[str, str]:
-        """SHA-256 of the weights of ``names`` and of the first stage.
+        """SHA-256 of the weights of ``names`` and of the decoder.
 
         Raises:
             CheckpointError: if one is missing or not what its provenance record says.
         """
-        # The first stage goes by its file's name: one latent space may have several decoders.
-        networks = {name: name for name in names} | {self.file("first-stage").name: "first-stage"}
+        # The decoder goes by its file's name: one latent space may have several.
+        networks = {name: name for name in names} | {self.file(self.decoder).name: self.decoder}
         for name in networks.values():
             if name not in self._sha256:
                 self._sha256[name] = recorded_sha256(self._existing(name))
@@ -172,6 +178,12 @@ class Zoo:
             return create(**self._sizes(name)).to("meta")
 
     def _check(self) -> None:
+        if self.decoder not in ("first-stage", "preview"):
+            raise ValueError(f"decoder={self.decoder} is unknown; known: first-stage, preview")
+        if not self.has(self.decoder):
+            raise ValueError(
+                f"decoder={self.decoder}: zoo {self.name} has none; use decoder=first-stage"
+            )
         check_stitchable(self.specs)
         stage = self.card.first_stage
         for name, spec in self.specs.items():
@@ -222,15 +234,20 @@ class Zoo:
         if name not in self.card.denoisers:
             known = ", ".join(self.card.denoisers)
             raise ValueError(f"zoo {self.name} has no denoiser {name!r}; known: {known}")
-        return self._load(name, self.dtype)
+        return self._load(name, self.dtype, self.quantisation)
 
-    def _load(self, name: str, dtype: torch.dtype) -> nn.Module:
+    def _load(self, name: str, dtype: torch.dtype, quantisation: str | None = None) -> nn.Module:
         if name not in self._networks:
             path = self._existing(name)
             with torch.device("meta"), _Undrawn():
                 network = create(**self._sizes(name)).to(dtype)
             load_checkpoint(network, path, self.file(name).ema, self.device)
             network = network.to(self.device, dtype).eval().requires_grad_(False)
+            # Convolutions are faster so; a CPU's first stage, with its large maps, is not.
+            if name in self.card.denoisers or self.device.type == "cuda":
+                network = network.to(memory_format=torch.channels_last)
+            if quantisation is not None:
+                quantise(network, quantisation)
             self._networks[name] = network
         return self._networks[name]
 

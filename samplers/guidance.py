@@ -70,12 +70,13 @@ class Guidance:
 
         Args:
             denoiser: (x, t, y) -> (B, C or 2C, H, W).
-            x: (B, C, H, W) noisy latents; t: (B,) timesteps.
+            x: (B, C, H, W) noisy latents; t: (B,) timesteps, or (1,) of all.
             y: (B,) labels, or (B, D) embeddings of them.
             null_label: the denoiser's label for "no class", or (B, D) embeddings.
         """
         if self.scale == 1:
             return denoiser(x, t, y)
         null = torch.full_like(y, null_label) if isinstance(null_label, int) else null_label
-        output = denoiser(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null]))
+        both_t = t if len(t) == 1 else torch.cat([t, t])
+        output = denoiser(torch.cat([x, x]), both_t, torch.cat([y, null]))
         return self.combine(*output.chunk(2))

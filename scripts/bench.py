@@ -261,7 +261,7 @@ def example(network: nn.Module, rows: int, device: torch.device) -> tuple[Tensor
     """Arguments of a call with ``rows`` images."""
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(rows, *network.spec.latent_shape, generator=generator, device=device)
-    t = torch.full((rows,), 500.0, device=device)
+    t = torch.full((1,), 500.0, device=device)
     return x, t, torch.arange(rows, device=device) % max(1, network.spec.num_classes)
 
 

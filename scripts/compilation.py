@@ -22,7 +22,7 @@ def compile_networks(job: Job) -> float:
     try:
         for name, rows in sorted(_shapes(job)):
             x = torch.zeros(rows, *zoo.denoisers[name].spec.latent_shape, device=zoo.device)
-            t = torch.full((rows,), float(job.sampler.timesteps[0]), device=zoo.device)
+            t = torch.full((1,), float(job.sampler.timesteps[0]), device=zoo.device)
             y = torch.zeros(rows, dtype=torch.int64, device=zoo.device)
             seconds[name, rows] = compile_forward(zoo.denoisers[name], x, t, y)
         if isinstance(zoo.first_stage, FirstStage):

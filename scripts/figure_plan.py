@@ -187,7 +187,7 @@ class Planner:
         return self._configs[overrides]
 
     def _zoo(self, config: DictConfig) -> models.Zoo:
-        key = (config.zoo.name, config.precision)
+        key = (config.zoo.name, config.precision, config.quantisation, config.decoder)
         if key not in self._zoos:
             self._zoos[key] = jobs.load_zoo(config, self.device)
         return self._zoos[key]

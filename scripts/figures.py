@@ -269,7 +269,7 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
 
 def varied(points: list[Point]) -> set[str]:
     """The conditions of records that a figure says it varies."""
-    conditions = {"steps": "sampler.steps", "images": "num_images"}
+    conditions = {"steps": "sampler.steps", "images": "num_images", "precision": "dtype"}
     first, *others = [_settings(point) for point in points]
     names = {key for other in others for key in first | other if first.get(key) != other.get(key)}
     return {conditions.get(name, name) for name in names}

@@ -128,6 +128,8 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
         "seed": config.seed,
         "dtype": str(zoo.dtype).removeprefix("torch."),
     }
+    if zoo.quantisation is not None:
+        run["quantisation"] = zoo.quantisation
     if sampler.schedule.name != zoo.schedule:
         run["schedule"] = sampler.schedule.name
     foreign = [n for n in networks if zoo.specs[n].schedule != sampler.schedule.name]
@@ -293,9 +295,10 @@ def load_zoo(config: DictConfig, device: torch.device) -> models.Zoo:
     The points of a sweep get the same one: its networks are loaded once.
     """
     card = OmegaConf.to_yaml(config.zoo, resolve=True)
-    return _zoo(card, device, launch.dtype(config.precision, device))
+    dtype = launch.dtype(config.precision, device)
+    return _zoo(card, device, dtype, config.quantisation, config.decoder)
 
 
 @functools.cache
-def _zoo(card: str, device: torch.device, dtype: torch.dtype) -> models.Zoo:
-    return models.Zoo(OmegaConf.create(card), device, dtype)
+def _zoo(card: str, device, dtype, quantisation, decoder) -> models.Zoo:
+    return models.Zoo(OmegaConf.create(card), device, dtype, quantisation, decoder)

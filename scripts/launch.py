@@ -5,6 +5,7 @@ Every helper is a no-op or returns 0 / 1 in a single process.
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -37,6 +38,7 @@ def start() -> torch.device:
         ValueError: if there are more processes than GPUs on this machine.
     """
     _join_submitit()
+    _keep_memory()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
@@ -59,6 +61,20 @@ def start() -> torch.device:
         if not is_main():
             logging.disable(logging.INFO)  # one rank's messages are enough
     return device
+
+
+def _keep_memory() -> None:
+    """Let glibc keep freed memory for the next tensors instead of giving it back.
+
+    By default it maps every large tensor anew, and the kernel clears it page by page: on a CPU a
+    third of what a network's own arithmetic takes. Elsewhere than on Linux nothing is changed.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+            libc.mallopt(mmap_max, 0)
+            libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _join_submitit() -> None:

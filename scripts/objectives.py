@@ -117,6 +117,36 @@ class DecoderObjective(nn.Module):
         return reconstruction(network, test, device)
 
 
+class PreviewObjective(nn.Module):
+    """Absolute error of a small autoencoder that shares another one's latents (as TAESD does).
+
+    Its decoder learns the images from the other one's latents, its encoder those latents.
+    """
+
+    def __init__(self, network: nn.Module, data: FashionMNIST, first_stage: nn.Module):
+        super().__init__()
+        self.network, self.images = network, data.images
+        self.mean, self.std = _posteriors(first_stage, data.images)
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        mean, std = self.mean[indices], self.std[indices]
+        noise = torch.randn(mean.shape, generator=generator)
+        return self.images[indices], mean, mean + std * noise
+
+    def forward(self, images: Tensor, mean: Tensor, sample: Tensor) -> dict[str, Tensor]:
+        target = to_unit_range(images)
+        decoded = self.network.autoencoder.decode(sample).sample.float()
+        encoded = self.network.autoencoder.encode(target).latents.float()
+        errors = {
+            "decoder_error": (decoded - target).abs().mean(),
+            "encoder_error": (encoded - mean).abs().mean(),
+        }
+        return {"loss": sum(errors.values()), **errors}
+
+    def evaluate(self, network: nn.Module, test: FashionMNIST, device) -> dict[str, float]:
+        return reconstruction(network, test, device)
+
+
 class DenoiserObjective(nn.Module):
     """The hybrid diffusion loss on latents, with label dropout for guidance (DiT's training).
 
@@ -199,10 +229,13 @@ def create(recipe, network: nn.Module, data: FashionMNIST, first_stage) -> nn.Mo
         return FirstStageObjective(network, data, recipe.kl_weight)
     if recipe.kind == "decoder":
         return DecoderObjective(network, data)
+    if recipe.kind == "preview":
+        return PreviewObjective(network, data, first_stage())
     if recipe.kind == "denoiser":
         return DenoiserObjective(
             network, data, first_stage(), recipe.label_dropout, recipe.get("interval")
         )
     raise UserError(
-        f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, decoder, denoiser"
+        f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, decoder, preview, "
+        "denoiser"
     )

@@ -103,7 +103,7 @@ def sample_latents(
         guidance,
         sampler.schedule,
         alignment == "log-snr",
-        lambda width: random_embedding(seed, indices, width).to(device),
+        lambda width: _onto(random_embedding(seed, indices, width), device),
     )
     nfe = list(itertools.accumulate(len(step) for step in trajectory.evaluations))
 
@@ -113,8 +113,8 @@ def sample_latents(
     def walk(denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
         return sampler(
             denoise,
-            initial_noise(seed, indices, shape).to(device),
-            noise=lambda step: step_noise(seed, indices, shape, step).to(device),
+            _onto(initial_noise(seed, indices, shape), device),
+            noise=lambda step: _onto(step_noise(seed, indices, shape, step), device),
             callback=report if callback else None,
             switches=allocation.switches,
         )
@@ -125,6 +125,13 @@ def sample_latents(
         walk(lambda x, step: _finite(trajectory, x, step, indices))
         raise FloatingPointError(f"latents of images {list(indices)} are not finite")
     return latents
+
+
+def _onto(drawn: Tensor, device: torch.device) -> Tensor:
+    """``drawn`` on the device; the host does not wait for a GPU to have it."""
+    if device.type == "cuda":
+        return drawn.pin_memory().to(device, non_blocking=True)
+    return drawn.to(device)
 
 
 def _finite(trajectory: Trajectory, x: Tensor, step: int, indices: Sequence[int]) -> Tensor:

@@ -87,8 +87,8 @@ class Trajectory:
         return lambda x, t, y: view.epsilon(denoiser(view.state(x), t, y).to(x.dtype), x)
 
     def _t(self, name: str, step: int, x: Tensor) -> Tensor:
-        """(B,) float32 timesteps of the denoiser at ``step``."""
-        return torch.full((len(x),), self._views[name][step].t, device=x.device)
+        """(1,) float32 timestep of the denoiser at ``step``, of all images: embedded once."""
+        return torch.full((1,), self._views[name][step].t, device=x.device)
 
     def _conditions(self, name: str) -> tuple[Tensor, int | Tensor]:
         """Labels or their embeddings, and what stands for no class."""

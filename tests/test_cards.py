@@ -134,14 +134,15 @@ def test_missing_weights_come_with_the_command_the_url_and_the_path(tmp_path):
 
 
 def test_a_file_put_there_by_hand_is_held_to_the_published_checksum(tmp_path):
-    zoo = models.Zoo(card("imagenet256-dit", {"checkpoints": str(tmp_path)}))
+    weights = card("imagenet256-dit", {"checkpoints": str(tmp_path)})
+    zoo = models.Zoo(weights, decoder="preview")
     path = zoo.checkpoint("preview")
     path.parent.mkdir()
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="not the published file of preview: its SHA-256"):
-        zoo.preview  # noqa: B018
+        zoo.first_stage  # noqa: B018
     with pytest.raises(CheckpointError, match="python -m scripts.download zoo=imagenet256-dit"):
-        zoo.preview  # noqa: B018
+        zoo.first_stage  # noqa: B018
 
 
 def test_a_network_whose_file_the_card_lacks_is_named(tmp_path):

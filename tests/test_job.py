@@ -25,6 +25,7 @@ def zoo():
         num_classes=10,
         guidance_channels=4,
         dtype=torch.float32,
+        quantisation=None,
         unconditional="null-class",
         denoisers=dict.fromkeys(COSTS),
         default_denoisers=list(COSTS),

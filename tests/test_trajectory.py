@@ -61,7 +61,7 @@ def test_each_step_calls_its_owner_with_the_samplers_timestep(zoo, name):
         hook.remove()
     assert tuple(owner for owner, _ in calls) == allocation.steps
     for (_, (_, t, y)), timestep in zip(calls, walker.timesteps, strict=True):
-        assert t.tolist() == pytest.approx([timestep] * 2)
+        assert t.tolist() == pytest.approx([timestep])  # one for all images
         assert torch.equal(y, labels)
 
 
@@ -69,7 +69,7 @@ def test_each_step_calls_its_owner_with_the_samplers_timestep(zoo, name):
 def test_unguided_stitch_of_one_denoiser_is_that_denoiser_alone(zoo):
     walker, network, y = sampler(), zoo.denoisers["S"], torch.tensor([0, 3])
     x = initial_noise(0, range(2), SHAPE)
-    alone = walker(lambda x, i: network(x, torch.full((2,), float(walker.timesteps[i])), y), x)
+    alone = walker(lambda x, i: network(x, torch.full((1,), float(walker.timesteps[i])), y), x)
     for denoisers, steps in (({"S": network}, "SSSS"), ({"a": network, "b": network}, "aabb")):
         allocation = Allocation.explicit(steps)
         trajectory = Trajectory(denoisers, allocation, walker.timesteps, y, Guidance(1.0))

@@ -1,0 +1,91 @@
+"""Transformers that multiply in eight bits: faster where the hardware has it, for a little error.
+
+Weights are scaled per output channel, activations per token and call, both symmetrically (dynamic
+quantisation). Only the products of attention's projections and of the MLPs are: what is before,
+after and between them, and the conditioning, stays in the network's precision.
+
+Written here because the library for it, torchao, makes every import of diffusers slower where it is
+installed, and the two do not fit one another.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.transformer import Attention, Mlp
+
+_TYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+QUANTISATIONS = tuple(_TYPES)
+
+
+def quantise(network: nn.Module, quantisation: str) -> None:
+    """Replace the large linear layers of a transformer, in place.
+
+    It pays when the network is compiled; uncompiled, scaling takes what the products save.
+
+    Args:
+        network: a DiT or U-ViT, on its device.
+        quantisation: ``int8`` or ``fp8`` (e4m3; GPUs of CUDA capability 8.9 and later).
+
+    Raises:
+        ValueError: for another one, for fp8 where the device cannot multiply it, and for a network
+            without such layers.
+    """
+    if quantisation not in QUANTISATIONS:
+        raise ValueError(
+            f"quantisation={quantisation} is unknown; known: {', '.join(QUANTISATIONS)}, or null"
+        )
+    device = next(network.parameters()).device
+    if quantisation == "fp8" and not (
+        device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+    ):
+        raise ValueError(
+            "quantisation=fp8 needs a GPU of CUDA capability 8.9 (Ada, Hopper); use int8 or null"
+        )
+    parts = [module for module in network.modules() if isinstance(module, Attention | Mlp)]
+    if not parts:
+        raise ValueError(
+            f"quantisation={quantisation} is for transformers, {type(network).__name__} is none; "
+            "use quantisation=null"
+        )
+    for part in parts:
+        for name, layer in list(part.named_children()):
+            if isinstance(layer, nn.Linear):
+                setattr(part, name, EightBitLinear(layer, _TYPES[quantisation]))
+
+
+class EightBitLinear(nn.Module):
+    """A linear layer whose product is one of int8 (summed in int32) or of fp8 values.
+
+    Args:
+        layer: the layer it stands for.
+        dtype: of the values, ``torch.int8`` or ``torch.float8_e4m3fn``.
+    """
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype):
+        super().__init__()
+        self.dtype, self.bias = dtype, layer.bias
+        weight_OI, scale_O1 = scaled(layer.weight, dtype)
+        self.register_buffer("weight", weight_OI)
+        self.register_buffer("scale", scale_O1.T.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O), in the type of ``x``."""
+        x_MI, x_scale_M1 = scaled(x.flatten(0, -2), self.dtype)
+        if self.dtype == torch.int8:
+            y_MO = torch._int_mm(x_MI, self.weight.T) * (x_scale_M1 * self.scale)
+        else:
+            y_MO = torch._scaled_mm(
+                x_MI, self.weight.T, x_scale_M1, self.scale, out_dtype=torch.bfloat16
+            )
+        y = y_MO.unflatten(0, x.shape[:-1])
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+
+def scaled(x_RI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows (R, I) in eight bits, and their float32 scales (R, 1): x is about scale * values."""
+    whole = dtype == torch.int8
+    largest = 127 if whole else torch.finfo(dtype).max
+    x_RI = x_RI.float()
+    scale_R1 = x_RI.abs().amax(1, keepdim=True).clamp(min=1e-12) / largest
+    values_RI = x_RI / scale_R1
+    return (values_RI.round() if whole else values_RI).to(dtype), scale_R1

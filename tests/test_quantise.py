@@ -1,0 +1,57 @@
+"""Eight bits: close to full precision, and refused where it cannot be."""
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from models.quantise import EightBitLinear, quantise
+
+
+def relative_error(output, expected):
+    return ((output - expected).square().mean() / expected.square().mean()).item()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, error", [(torch.int8, 2e-4), (torch.float8_e4m3fn, 3e-3)])
+def test_a_layer_gives_nearly_what_it_gave(dtype, error):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 96), torch.randn(2, 20, 64)
+    output = EightBitLinear(layer, dtype)(x)
+    assert output.shape == (2, 20, 96)
+    assert output.dtype == x.dtype
+    assert 0 < relative_error(output, layer(x)) < error
+
+
+@torch.no_grad()
+def test_scales_are_of_every_row_so_one_large_token_spoils_no_other():
+    torch.manual_seed(0)
+    layer, x = EightBitLinear(nn.Linear(64, 32), torch.int8), torch.randn(5, 64)
+    alone = layer(x)
+    x[2] *= 1e4
+    kept = [0, 1, 3, 4]
+    assert torch.equal(layer(x)[kept], alone[kept])
+
+
+@torch.no_grad()
+def test_a_denoiser_in_int8_predicts_what_it_did_and_keeps_its_conditioning():
+    card = models.load_zoo("fashion").card
+    zoos = [models.Zoo(card, quantisation=quantisation) for quantisation in (None, "int8")]
+    x = torch.randn(4, 4, 7, 7, generator=torch.Generator().manual_seed(0))
+    arguments = x, torch.tensor([400.0]), torch.arange(4)
+    for name in ("DiT-XL", "U-ViT"):
+        expected, output = (zoo.denoisers[name](*arguments) for zoo in zoos)
+        assert 0 < relative_error(output, expected) < 1e-3
+    block = zoos[1].denoisers["DiT-XL"].blocks[0]
+    assert isinstance(block.mlp.fc1, EightBitLinear)
+    assert isinstance(block.adaLN_modulation[1], nn.Linear)
+
+
+def test_what_cannot_be_quantised_is_refused():
+    card = models.load_zoo("fashion").card
+    with pytest.raises(ValueError, match="quantisation=int4 is unknown; known: int8, fp8"):
+        quantise(nn.Linear(1, 1), "int4")
+    with pytest.raises(ValueError, match="quantisation=fp8 needs a GPU of CUDA capability 8.9"):
+        models.Zoo(card, quantisation="fp8").denoisers["DiT-S"]
+    with pytest.raises(ValueError, match="int8 is for transformers, LDM is none"):
+        models.Zoo(card, quantisation="int8").denoisers["LDM-S"]

@@ -1,12 +1,14 @@
-"""Measure speed: ``python -m scripts.bench bench=network zoo=imagenet256-dit batch_size=16``.
+"""Measure speed: ``python -m scripts.bench network zoo=imagenet256-dit batch_size=16``.
 
 ``network``: every denoiser against the machine's own matrix products; ``trajectory``: what
 stitching gains of what it could; ``peers``: the same weights and steps in other libraries;
-``scaling``: more processes. Weights that are not there are random ones, which cost the same.
+``scaling``: more processes; ``latency``: scripts.latency by another name. Weights that are not
+there are random ones, which cost the same.
 """
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ import stitch
 from models.compile import CompileError, compile_forward
 from models.cost import activation_bytes
 from models.dit import DiT
+from models.quantise import QUANTISATIONS, quantise
 from samplers import Guidance
 from scripts import bench_peers, bench_scaling, launch, timing
 from scripts import job as jobs
@@ -53,7 +56,7 @@ def main(config: DictConfig) -> None:
         log.warning("times spread by up to %.0f %%: measure again on an idle machine", 100 * spread)
     folder = Path(config.results)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"{config.bench}-{config.zoo.name}"
+    stem = folder / "-".join([config.bench, config.zoo.name, *(config.denoisers or [])])
     result = {
         "command": f"python -m scripts.bench {' '.join(HydraConfig.get().overrides.task)}",
         "machine": facts,
@@ -72,7 +75,7 @@ def network(config: DictConfig, device: torch.device) -> list[dict]:
     zoo = jobs.load_zoo(config, device)
     rows, rates, tasks, work = [], {}, {}, {}
     for variant in config.variants:
-        precision = variant.removesuffix("+compile")
+        precision = variant.split("+")[0]
         if precision not in rates:
             product, operations = timing.matmul(launch.dtype(precision, device), device)
             tasks[f"matmul {precision}"] = product
@@ -237,18 +240,27 @@ def weighted(zoo: models.Zoo, name: str, device: torch.device) -> nn.Module:
 def denoiser_variant(
     zoo: models.Zoo, name: str, variant: str, config: DictConfig, device, rows: int | None = None
 ) -> tuple[nn.Module, float]:
-    """A denoiser in a precision, compiled for ``rows`` if the variant says so; seconds of that.
+    """A denoiser in a precision, quantised and compiled for ``rows`` if the variant says so.
+
+    Returns:
+        The denoiser, and the seconds that compiling it took.
 
     Raises:
-        UserError: if it cannot be compiled here.
+        UserError: if the variant is unknown, or it cannot be compiled here.
     """
-    precision, _, how = variant.partition("+")
-    if how not in ("", "compile"):
-        raise UserError(f"variants: {variant} is unknown; say PRECISION or PRECISION+compile")
+    precision, *rest = variant.split("+")
+    quantisation = [word for word in rest if word in QUANTISATIONS]
+    if rest not in (quantisation[:1], [*quantisation[:1], "compile"]):
+        raise UserError(
+            f"variants: {variant} is unknown; say PRECISION, PRECISION+compile or "
+            f"PRECISION+{'|'.join(QUANTISATIONS)}+compile"
+        )
     dtype = launch.dtype(precision, device)
     check_fits(zoo, name, rows or config.batch_size, dtype, device)
     network = weighted(zoo, name, device).to(dtype)
-    if not how:
+    if quantisation:
+        quantise(network, quantisation[0])
+    if "compile" not in rest:
         return network, 0.0
     try:
         inputs = example(network, rows or config.batch_size, device)
@@ -320,4 +332,11 @@ _BENCHES = {
 
 
 if __name__ == "__main__":
-    main()
+    if "latency" in sys.argv[1:]:
+        from scripts import latency
+
+        sys.argv.remove("latency")
+        latency.main()
+    else:
+        sys.argv = [f"bench={word}" if word in _BENCHES else word for word in sys.argv]
+        main()

@@ -160,7 +160,8 @@ class Planner:
     def _compose(self, figure: dict, setting: dict) -> DictConfig:
         """The config of the runs with one setting; the command line's overrides come last."""
         protocol = "full" if figure.get("scaled") is False else self.protocol
-        factors = {**self.config.protocols[protocol], **figure.get("protocols", {}).get(protocol, {})}
+        own = figure.get("protocols", {}).get(protocol, {})
+        factors = {**self.config.protocols[protocol], **own}
         parts = self.parts(figure)
         wanted = {
             "zoo": parts["zoo"],

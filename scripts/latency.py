@@ -4,6 +4,7 @@ Two conventions: a batch of 8 images as in the paper, and the time per image of 
 Parameters, storage and peak memory (Table 8) beside them. Written to ``RUNS/latency``.
 """
 
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -25,7 +26,7 @@ from samplers.noise import random_embedding
 from scripts import job as jobs
 from scripts import launch
 from scripts.cli import UserError, command
-from scripts.sample import sample_batch
+from scripts.sample import prepare, sample_batch
 from stitch import SharedPrefix, Trajectory
 from stitch.cost import CostTable, candidates
 
@@ -71,7 +72,9 @@ def with_allocation(config: DictConfig, runs: str) -> DictConfig:
 
 def setting(config: DictConfig, job: jobs.Job) -> dict:
     """What all points of a measurement have in common, as plain data."""
+    seldom = {"quantisation": job.run.get("quantisation"), "compile": config.compile}
     return {
+        **{name: value for name, value in seldom.items() if value},
         "zoo": job.zoo.name,
         "sampler": job.run["sampler"],
         "guidance": job.run["guidance"],
@@ -99,14 +102,20 @@ def measure(config: DictConfig, points: Sequence[jobs.Job]) -> dict:
             key = frozenset(job.networks)
             if key not in memory:
                 memory[key] = peak_memory(with_allocation(config, str(job.allocation)))
+    sized = {
+        (number, size): dataclasses.replace(job, batch_size=size)
+        for number, job in enumerate(points)
+        for size in sizes
+    }
+    for job in sized.values():
+        prepare(job)
     seconds: dict[tuple[int, int], list[float]] = {}
     rounds = [i >= config.warm_up for i in range(config.warm_up + config.repetitions)]
     for counts in tqdm(rounds, desc=f"{len(points)} allocations", unit="round"):
-        for number, job in enumerate(points):
-            for size in sizes:
-                taken = timed(lambda job=job, size=size: sample_batch(job, range(size)))
-                if counts:
-                    seconds.setdefault((number, size), []).append(taken)
+        for key, job in sized.items():
+            taken = timed(lambda job=job: sample_batch(job, range(job.batch_size)))
+            if counts:
+                seconds.setdefault(key, []).append(taken)
     return {
         **setting(config, points[0]),
         "repetitions": config.repetitions,
@@ -250,7 +259,8 @@ def table(result: dict) -> list[str]:
             f"{point['params'] / 1e6:9.2f} {point['storage_bytes'] / 1e6:10.2f} {peak:8.0f}"
         )
     lines.append(
-        f"batch {result['batch_size']} for ms / image, {result['dtype']}, {result['device']}, "
+        f"batch {result['batch_size']} for ms / image, {result['dtype']}"
+        f"{', compiled' if 'compile' in result else ''}, {result['device']}, "
         f"median of {result['repetitions']}, load {result['load']:.1f}"
     )
     return lines

@@ -60,18 +60,23 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def latencies(runs: Path) -> dict[tuple[str, str], dict]:
     """What ``scripts.latency`` measured, by ``latency_key``, of every file it wrote."""
     found = {}
-    for file in sorted((runs / "latency").glob("*.json")):
-        content = json.loads(file.read_text())
-        setting = {key: content[key] for key in ("device", "batch_size")}
+    contents = [json.loads(file.read_text()) for file in sorted((runs / "latency").glob("*.json"))]
+    for content in sorted(contents, key=lambda content: "compile" in content):  # compiled wins
+        device = content["device"] + (", compiled" if "compile" in content else "")
+        setting = {"device": device, "batch_size": content["batch_size"]}
         for entry in content["points"]:
             found[latency_key(content, entry["allocation"])] = {**setting, **entry}
     return found
 
 
 def latency_key(setting: dict, allocation: str) -> tuple[str, str]:
-    """Name of a measurement: all of ``setting``, such as a run, that changes the time."""
-    parts = ("zoo", "sampler", "guidance", "dtype")
-    return content_hash({part: setting[part] for part in parts}), allocation
+    """Name of a measurement: all of ``setting``, such as a run, that changes the time.
+
+    The guidance scale does not, but for 1, which evaluates half as much.
+    """
+    parts = {part: setting.get(part) for part in ("zoo", "sampler", "dtype", "quantisation")}
+    guidance = {**setting["guidance"], "scale": setting["guidance"]["scale"] != 1}
+    return content_hash({**parts, "guidance": guidance}), allocation
 
 
 def _ours(column: str, point, record: dict, label: str):

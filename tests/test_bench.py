@@ -24,20 +24,19 @@ def bench(*overrides):
 
 def test_networks_are_measured_against_matrix_products_and_written_down(tmp_path):
     result = bench(
-        "denoisers=[DiT-S]", "variants=[fp32]", "batch_size=4", "repetitions=2",
+        "network", "denoisers=[DiT-S]", "variants=[fp32]", "batch_size=4", "repetitions=2",
         f"results={tmp_path}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "network-fashion.json").read_text())
+    found = json.loads((tmp_path / "network-fashion-DiT-S.json").read_text())
     (row,) = found["rows"]
     assert row["gflops"] == pytest.approx(
         2 * models.load_zoo("fashion").macs("DiT-S") * 4 / row["median_ms"] / 1e6
     )
     assert row["share_of_matmul"] == pytest.approx(row["gflops"] / row["matmul_gflops"])
     assert found["machine"]["threads"] >= 1
-    assert (
-        "| network | fashion | DiT-S | fp32 | 4 |" in (tmp_path / "network-fashion.md").read_text()
-    )
+    page = (tmp_path / "network-fashion-DiT-S.md").read_text()
+    assert "| network | fashion | DiT-S | fp32 | 4 |" in page
 
 
 @pytest.mark.parametrize(
@@ -45,6 +44,7 @@ def test_networks_are_measured_against_matrix_products_and_written_down(tmp_path
     [
         (["bench=peers", "peers=[tensorrt]"], "tensorrt is unknown; known: diffusers"),
         (["bench=network", "batch_size=100000000", "variants=[fp32]"], "at most"),
+        (["network", "variants=[bf16+int3]"], "bf16+int3 is unknown; say PRECISION"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(overrides, message, tmp_path):

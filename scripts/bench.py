@@ -20,11 +20,10 @@ import models
 import samplers
 import stitch
 from models.compile import CompileError, compile_forward
-from models.cost import activation_bytes
 from models.dit import DiT
 from models.quantise import QUANTISATIONS, quantise
 from samplers import Guidance
-from scripts import bench_peers, bench_scaling, launch, timing
+from scripts import bench_peers, bench_scaling, launch, memory, timing
 from scripts import job as jobs
 from scripts.cli import UserError, command
 from stitch.sampling import sample_latents
@@ -256,7 +255,7 @@ def denoiser_variant(
             f"PRECISION+{'|'.join(QUANTISATIONS)}+compile"
         )
     dtype = launch.dtype(precision, device)
-    check_fits(zoo, name, rows or config.batch_size, dtype, device)
+    check_fits(zoo, name, rows or config.batch_size, dtype)
     network = weighted(zoo, name, device).to(dtype)
     if quantisation:
         quantise(network, quantisation[0])
@@ -290,14 +289,13 @@ class Timed(nn.Module):
         return output
 
 
-def check_fits(zoo: models.Zoo, name: str, rows: int, dtype: torch.dtype, device) -> None:
+def check_fits(zoo: models.Zoo, name: str, rows: int, dtype: torch.dtype) -> None:
     """Raise UserError, with the number of images that does fit, if ``rows`` do not."""
-    each = activation_bytes(zoo.skeleton(name).to(dtype))
-    largest = timing.free_bytes(device) // each
+    largest = memory.fitting(zoo, name, dtype)
     if largest < rows:
         raise UserError(
-            f"{rows} images at once do not fit {name}: at {each / 2**20:.1f} MiB each at most "
-            f"{largest} do; lower batch_size (guidance doubles it)"
+            f"{rows} images at once do not fit {name}: at most {largest} do; lower batch_size "
+            "(guidance doubles it)"
         )
 
 

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from eval.results import content_hash
 from eval.shards import folder_digest
 from scripts import job as jobs
-from scripts import launch
-from scripts.cli import command
+from scripts import launch, memory
+from scripts.cli import UserError, command
 from scripts.compilation import compile_networks
 from scripts.fill import begin, fill
 from stitch import SharedPrefix, sample
@@ -90,18 +90,32 @@ def sample_batch(
     """(B, H, W, C) uint8 images and B labels of global sample indices."""
     # Compiled networks take full batches: what the last one lacks is computed and left out.
     computed = range(indices.start, indices.start + job.batch_size) if job.compile else indices
-    images = sample(
-        job.zoo,
-        job.sampler,
-        job.allocation,
-        job.labels(computed),
-        seed=job.run["seed"],
-        indices=computed,
-        guidance=job.guidance,
-        alignment=job.alignment,
-        prefix=prefix,
-    )
+    try:
+        images = sample(
+            job.zoo,
+            job.sampler,
+            job.allocation,
+            job.labels(computed),
+            seed=job.run["seed"],
+            indices=computed,
+            guidance=job.guidance,
+            alignment=job.alignment,
+            prefix=prefix,
+        )
+    except torch.OutOfMemoryError as error:
+        raise UserError(too_large(job)) from error
     return images[: len(indices)], job.labels(indices)
+
+
+def too_large(job: jobs.Job) -> str:
+    """What to do about a batch that did not fit."""
+    torch.cuda.empty_cache()
+    rows = min(memory.fitting(job.zoo, name, job.zoo.dtype) for name in dict.fromkeys(job.networks))
+    largest = rows if job.guidance.scale == 1 else rows // 2
+    return (
+        f"batch_size={job.batch_size} does not fit {launch.device_name(job.zoo.device)}; "
+        f"{largest} does. Finished shards are kept"
+    )
 
 
 if __name__ == "__main__":

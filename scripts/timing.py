@@ -61,19 +61,6 @@ def matmul(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], objec
     return lambda: a @ b, 2 * side**3
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that a device has left."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    pages = "SC_AVPHYS_PAGES"
-    if os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo") as file:
-            available = [line for line in file if line.startswith("MemAvailable")]
-        if available:
-            return 1024 * int(available[0].split()[1])
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if pages in os.sysconf_names else 2**63
-
-
 def machine(device: torch.device) -> dict:
     """What is measured on, and how busy it is with other things."""
     return {

@@ -4,6 +4,7 @@ What an ImageNet zoo does with the weights that everybody can download can so be
 size by those who have none. The images are noise.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import models
+from models.checkpoint import record_path, sha256_of
 from models.zoo import CARDS
 from tests import golden
 
@@ -20,21 +22,22 @@ from tests import golden
 def write(zoo: str, folder: str | Path) -> list[str]:
     """Write the denoisers and the first stage of a zoo's card below ``folder``, where it has them.
 
+    A record beside each file says that it is not the published one.
+
     Returns:
-        Overrides for the commands: where the files are, and that they are not the published ones.
+        Overrides for the commands.
     """
     card = OmegaConf.load(CARDS / f"{zoo}.yaml")
     folder = Path(folder).resolve()
     card.checkpoints = str(folder)
     made = models.Zoo(card)
-    overrides = [f"zoo={zoo}", f"zoo.checkpoints={folder}"]
     for name in [*made.denoisers, "first-stage"]:
-        file = made.file(name)
-        if file.sha256:
-            overrides.append(f"zoo.files.{file.name}.sha256=null")
-        if not file.path.exists():
-            _save(made.skeleton(name), file.path)
-    return overrides
+        path = made.file(name).path
+        if not record_path(path).exists():
+            _save(made.skeleton(name), path)
+            record = {"sha256": sha256_of(path), "weights": "deterministic values"}
+            record_path(path).write_text(json.dumps(record))
+    return [f"zoo={zoo}", f"zoo.checkpoints={folder}"]
 
 
 def _save(skeleton: nn.Module, path: Path) -> None:

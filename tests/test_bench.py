@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 
 import models
 from models.cost import activation_bytes
-from scripts import launch, timing
+from scripts import job as jobs
+from scripts import launch, memory, sample, timing
+from scripts.cli import CONFIGS, UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,6 +69,19 @@ def test_memory_of_activations_is_that_of_the_largest_step():
     assert full >= 4 * tokens * (4 + 4 + 1) * 64
     assert full < 4 * tokens * (8 * tokens)
     assert half < full
+
+
+def test_a_batch_that_does_not_fit_says_which_does(monkeypatch):
+    def out_of_memory(*arguments, **options):
+        raise torch.OutOfMemoryError("Tried to allocate 80 GiB")
+
+    with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        config = hydra.compose("sample")
+    job = jobs.create(config, jobs.load_zoo(config, torch.device("cpu")))
+    monkeypatch.setattr(sample, "sample", out_of_memory)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
+    with pytest.raises(UserError, match=r"batch_size=100 does not fit .*; \d+ does"):
+        sample.sample_batch(job, range(100))
 
 
 def test_tasks_are_timed_in_turn_after_a_warm_up():

@@ -1,0 +1,29 @@
+"""How many images fit a device at once."""
+
+import os
+
+import torch
+
+import models
+from models.cost import activation_bytes
+
+
+def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype) -> int:
+    """Images that a denoiser can certainly take at once, by the memory that is free.
+
+    Attention scores are counted, which fused attention does not store: more may fit.
+    """
+    return free_bytes(zoo.device) // activation_bytes(zoo.skeleton(name).to(dtype))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a device has left."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    pages = "SC_AVPHYS_PAGES"
+    if os.path.exists("/proc/meminfo"):
+        with open("/proc/meminfo") as file:
+            available = [line for line in file if line.startswith("MemAvailable")]
+        if available:
+            return 1024 * int(available[0].split()[1])
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if pages in os.sysconf_names else 2**63

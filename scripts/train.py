@@ -39,7 +39,7 @@ def recipes(config: DictConfig) -> list[DictConfig]:
     if config.train is not None:
         return [config.train]
     folder = Path(__file__).parent.parent / "configs" / "train" / config.zoo.name
-    names = ["classifier", "first-stage", "first-stage-ft", *config.zoo.denoisers]
+    names = ["classifier", "first-stage", "first-stage-ft", "preview", *config.zoo.denoisers]
     return [OmegaConf.load(folder / f"{name}.yaml") for name in names]
 
 
@@ -237,6 +237,7 @@ def network_config(config: DictConfig, name: str) -> dict:
         "classifier": "classifier",
         "first-stage": "first_stage",
         "first-stage-ft": "first_stage",
+        "preview": "preview",
     }
     entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[name]
     sizes = OmegaConf.to_container(entry, resolve=True)

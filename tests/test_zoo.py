@@ -15,7 +15,7 @@ from models.checkpoint import read_tensors, recorded_sha256
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "checkpoints" / "fashion"
-NETWORKS = ("classifier", "first-stage", "first-stage-ft", "DiT-S", "DiT-B", "DiT-XL")
+NETWORKS = ("classifier", "first-stage", "first-stage-ft", "preview", "DiT-S", "DiT-B", "DiT-XL")
 
 
 @pytest.fixture(scope="module")

@@ -387,3 +387,10 @@ def test_a_network_on_the_meta_device_is_given_its_storage(tmp_path, dtype, suff
     with torch.no_grad():
         target[0].weight += 1  # the file is not written to
     assert path.read_bytes() == before
+
+
+def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):
+    (tmp_path / "plain").touch()
+    save_tensors({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {})
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1

@@ -67,7 +67,8 @@ def test_weights_were_made_by_the_recipe_and_for_the_network_in_configs(name, zo
     recipe = OmegaConf.load(ROOT / "configs" / "train" / "fashion" / f"{name}.yaml")
     assert record(name)["recipe"] == OmegaConf.to_container(recipe)
     card = OmegaConf.to_container(zoo.card, resolve=True)
-    entry = {**card["denoisers"], "classifier": card["classifier"]}.get(name, card["first_stage"])
+    others = {other: card[other] for other in ("classifier", "preview")}
+    entry = {**card["denoisers"], **others}.get(name, card["first_stage"])
     assert record(name)["network"] == {k: v for k, v in entry.items() if k != "file"}
     made_by = {"recipe": record(name)["recipe"], "network": record(name)["network"]}
     assert record(name)["recipe_hash"] == content_hash(made_by)

@@ -26,7 +26,7 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
 
     Returns:
         Seconds of that first call: little if an earlier process left its results in the cache (the
-        folder TORCHINDUCTOR_CACHE_DIR), next to nothing if this process has called it before.
+        folder TORCHINDUCTOR_CACHE_DIR), 0 if this process has compiled it before.
 
     Raises:
         CompileError: if there is no compiler (a CPU needs a C++ compiler) or it fails.
@@ -37,6 +37,10 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
 
     started = time.perf_counter()
     device = next(module.parameters()).device.type
+    shapes = tuple(argument.shape for argument in arguments)
+    known = vars(module).setdefault("compiled_shapes", set())
+    if shapes in known:
+        return 0.0
     if "forward" not in vars(module):
         run = torch.compile(module.forward, dynamic=False)
         # The next call of a CUDA graph overwrites its result, which samplers may keep for longer.
@@ -46,8 +50,9 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
         with config.patch(_SETTINGS.get(device, {})):
             module(*arguments)
     except TorchDynamoException as error:
-        del module.forward
+        del module.forward, module.compiled_shapes
         raise CompileError(_reason(error)) from error
+    known.add(shapes)
     if arguments[0].is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - started

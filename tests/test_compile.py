@@ -18,9 +18,9 @@ def network():
 def test_a_compiled_network_gives_the_same_and_compiles_a_shape_once(network):
     x = torch.randn(4, 8)
     expected = network(x)
-    first = compile_forward(network, x)
+    assert compile_forward(network, x) > 0
     assert torch.allclose(network(x), expected, atol=1e-6)
-    assert compile_forward(network, x) < first / 10
+    assert compile_forward(network, x) == 0
 
 
 @torch.no_grad()

@@ -334,7 +334,7 @@ def caption_text(planner, figure: dict, points: list[Point], found: list) -> str
         f"zoo {jobs[0].zoo.name}, {' / '.join(samplers)}, {_list(steps)} steps, guidance "
         f"{_list(scales)}, {_list(images)} image{plural}, "
         f"seed {jobs[0].run['seed']}, "
-        f"{jobs[0].run['dtype']}"
+        f"{' / '.join(dict.fromkeys(job.run['dtype'] for job in jobs))}"
     )
     if figure.get("scaled") is not False:
         text += f", protocol {planner.protocol}{' changed' if planner.changed else ''}"

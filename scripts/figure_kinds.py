@@ -180,7 +180,8 @@ def pareto(drawing: Drawing) -> None:
                             companion=True,
                         )
                     )  # fmt: skip
-            row.append(plots.Panel(titles[p], axis, NAMES[metric], drawn))
+            log = metric in figure.get("log", [])
+            row.append(plots.Panel(titles[p], axis, NAMES[metric], drawn, log=log))
         rows.append(row)
     if len(rows[0]) == 1:
         rows = [[panel for row in rows for panel in row]]

@@ -341,6 +341,8 @@ def caption_text(planner, figure: dict, points: list[Point], found: list) -> str
     timed = figure["kind"] == "pareto" or "time" in figure.get("y", figure.get("columns", []))
     devices = {} if not timed else {r["cost"].get("device"): r["cost"].get("batch_size")
                for r in found if isinstance(r, dict) and "cost" in r}  # fmt: skip
+    if figure["kind"] != "table" and (None in devices or len(devices) > 1):
+        devices = {}  # the axis is MACs
     timed = [f"{device}, batch {batch}" for device, batch in devices.items() if device]
     return f"{text}; times: {' and '.join(timed)}" if timed else text
 

@@ -79,7 +79,7 @@ def timing_facts(job: jobs.Job) -> dict:
     """What the time of a shard depends on, beside the run."""
     return {
         "batch_size": job.batch_size,
-        "device": launch.device_name(job.zoo.device),
+        "device": launch.device_name(job.zoo.device) + (", compiled" if job.compile else ""),
         "torch": torch.__version__,
     }
 

@@ -39,7 +39,11 @@ PAPER_BATCH = 8
 def main(config: DictConfig) -> None:
     device = launch.start()
     points = allocations(config, jobs.load_zoo(config, device))
-    path = Path(config.runs) / "latency" / f"{content_hash(setting(config, points[0]))}.json"
+    measured = {
+        **setting(config, points[0]),
+        "allocations": [str(job.allocation) for job in points],
+    }
+    path = Path(config.runs) / "latency" / f"{content_hash(measured)}.json"
     result = measure(config, points)
     write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
     for line in table(result):

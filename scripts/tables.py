@@ -61,7 +61,8 @@ def latencies(runs: Path) -> dict[tuple[str, str], dict]:
     """What ``scripts.latency`` measured, by ``latency_key``, of every file it wrote."""
     found = {}
     contents = [json.loads(file.read_text()) for file in sorted((runs / "latency").glob("*.json"))]
-    for content in sorted(contents, key=lambda content: "compile" in content):  # compiled wins
+    # The latest of compiled ones wins, or else the latest.
+    for content in sorted(contents, key=lambda content: ("compile" in content, content["time"])):
         device = content["device"] + (", compiled" if "compile" in content else "")
         setting = {"device": device, "batch_size": content["batch_size"]}
         for entry in content["points"]:

@@ -181,7 +181,8 @@ def diffusers_rows(config: DictConfig, zoo: models.Zoo, name: str, device) -> li
     """One denoiser: a network call, and a guided DDIM trajectory, ours and diffusers'."""
     tasks, batch = {}, config.batch_size
     for variant in config.variants:
-        ours, _ = denoiser_variant(zoo, name, variant, config, device, 2 * batch)
+        # Diffusers' timestep frequencies, so that the results can agree.
+        ours, _ = denoiser_variant(zoo, name, variant, config, device, 2 * batch, shift=1)
         theirs = bench_peers.diffusers_dit(weighted(zoo, name, device), variant)
         tasks |= bench_peers.diffusers_tasks(config, ours, theirs, variant, zoo.guidance_channels)
     seconds = timing.in_turn(tasks, config.repetitions, device)
@@ -237,9 +238,18 @@ def weighted(zoo: models.Zoo, name: str, device: torch.device) -> nn.Module:
 
 
 def denoiser_variant(
-    zoo: models.Zoo, name: str, variant: str, config: DictConfig, device, rows: int | None = None
+    zoo: models.Zoo,
+    name: str,
+    variant: str,
+    config: DictConfig,
+    device,
+    rows: int | None = None,
+    shift: int = 0,
 ) -> tuple[nn.Module, float]:
     """A denoiser in a precision, quantised and compiled for ``rows`` if the variant says so.
+
+    Args:
+        shift: of a DiT's timestep frequencies.
 
     Returns:
         The denoiser, and the seconds that compiling it took.
@@ -257,6 +267,8 @@ def denoiser_variant(
     dtype = launch.dtype(precision, device)
     check_fits(zoo, name, rows or config.batch_size, dtype)
     network = weighted(zoo, name, device).to(dtype)
+    if shift:
+        network.t_embedder.frequency_shift = shift  # before it is compiled
     if quantisation:
         quantise(network, quantisation[0])
     if "compile" not in rest:

@@ -50,7 +50,6 @@ def diffusers_tasks(
     Raises:
         UserError: if the two do not compute the same.
     """
-    ours.t_embedder.frequency_shift = 1  # diffusers' frequencies, so that the results can agree
     device, dtype = ours.pos_embed.device, ours.pos_embed.dtype
     batch, steps, scale = config.batch_size, config.sampler.steps, config.guidance.scale
     shape, classes = ours.spec.latent_shape, ours.spec.num_classes
@@ -63,7 +62,7 @@ def diffusers_tasks(
     def call_theirs(x: Tensor, t: Tensor) -> Tensor:
         return theirs(x.to(dtype), timestep=t, class_labels=both).sample.float()
 
-    one_t = t[:1]  # ours takes that of all images, as a trajectory has it
+    one_t = t[:1].float()  # ours takes that of all images, as a trajectory gives it
     difference = (ours(x, one_t, both) - call_theirs(x, t)).abs().max().item()
     if difference > (1e-3 if dtype == torch.float32 else 0.2):
         raise UserError(f"ours and diffusers' networks differ by {difference:.3g} ({variant})")

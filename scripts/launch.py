@@ -66,9 +66,9 @@ def start() -> torch.device:
 def _keep_memory() -> None:
     """Let glibc keep freed memory for the next tensors instead of giving it back.
 
-    By default it maps every large tensor anew, and the kernel clears it page by page, which took 6 %
-    of a compiled DiT-S/2's time and 25 % of decoding the fashion zoo's latents. Elsewhere than on
-    Linux nothing is changed.
+    By default it maps every large tensor anew, and the kernel clears it page by page, which took
+    6 % of a compiled DiT-S/2's time and 25 % of decoding the fashion zoo's latents. Elsewhere than
+    on Linux nothing is changed.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)

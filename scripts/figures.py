@@ -96,7 +96,9 @@ class Evidence:
         job, kind = point.job, self.kind(figure)
         if job.run["weights"] is None:
             return None
-        latency = self.latencies.get(tables.latency_key(job.run, str(job.allocation)))
+        # A run knows its decoder by the weights.
+        setting = {**job.run, "decoder": job.zoo.decoder}
+        latency = self.latencies.get(tables.latency_key(setting, str(job.allocation)))
         if kind == "record":
             record = stored_record(job, self.evaluator, self.store)
             if record and latency:

@@ -83,6 +83,7 @@ def setting(config: DictConfig, job: jobs.Job) -> dict:
         "sampler": job.run["sampler"],
         "guidance": job.run["guidance"],
         "dtype": job.run["dtype"],
+        "decoder": job.zoo.decoder,
         "batch_size": config.batch_size,
         "device": launch.device_name(job.zoo.device),
     }
@@ -201,6 +202,8 @@ def measure_costs(config: DictConfig, points: Sequence[jobs.Job], batch: int) ->
         config: has ``repetitions``.
         points: runs that differ in their allocations only.
     """
+    for job in points:
+        prepare(job)
     examples = {}  # the denoisers of a step -> a trajectory and the number of such a step
     for job in points:
         trajectory = _trajectory(job, batch)

@@ -76,6 +76,7 @@ def latency_key(setting: dict, allocation: str) -> tuple[str, str]:
     The guidance scale does not, but for 1, which evaluates half as much.
     """
     parts = {part: setting.get(part) for part in ("zoo", "sampler", "dtype", "quantisation")}
+    parts["decoder"] = setting.get("decoder", "first-stage")
     guidance = {**setting["guidance"], "scale": setting["guidance"]["scale"] != 1}
     return content_hash({**parts, "guidance": guidance}), allocation
 

@@ -109,6 +109,18 @@ def with_first_stage(trained, runs):
     return runs
 
 
+def test_a_preview_learns_the_latents_and_images_of_the_first_stage(data, trained, tmp_path):
+    runs = with_first_stage(trained, tmp_path)
+    train(data, runs, "preview", "train.steps=20", "train.batch_size=16", "train.warmup_steps=1")
+    before, after = (
+        json.loads((runs / "train" / "fashion" / "checkpoints" / f"{name}.json").read_text())
+        for name in ("first-stage", "preview")
+    )
+    assert after["images_seen"] == 320
+    # The first stage saw 32 images and is poor; 20 steps of the preview already beat it.
+    assert after["results"]["test_psnr_db"] > before["results"]["test_psnr_db"]
+
+
 def test_training_that_was_killed_continues_bit_exactly(data, trained, tmp_path):
     runs = with_first_stage(trained, tmp_path)
     arguments = (

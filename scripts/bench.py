@@ -2,8 +2,9 @@
 
 ``network``: every denoiser against the machine's own matrix products; ``trajectory``: what
 stitching gains of what it could; ``peers``: the same weights and steps in other libraries;
-``scaling``: more processes; ``latency``: scripts.latency by another name. Weights that are not
-there are random ones, which cost the same.
+``profile``: the operators that a network call spends its time in; ``scaling``: more processes;
+``latency``: scripts.latency by another name. Weights that are not there are random ones, which cost
+the same.
 """
 
 import json
@@ -23,13 +24,14 @@ from models.compile import CompileError, compile_forward
 from models.dit import DiT
 from models.quantise import QUANTISATIONS, quantise
 from samplers import Guidance
-from scripts import bench_peers, bench_scaling, launch, memory, timing
+from scripts import bench_metrics, bench_peers, bench_profile, bench_scaling, launch, memory, timing
 from scripts import job as jobs
 from scripts.cli import UserError, command
 from stitch.sampling import sample_latents
 
 log = logging.getLogger("bench")
 
+PEERS = ("diffusers", "torch-fidelity")
 CONVENTION = "GFLOP = 2 x multiply-accumulates of matrix products, convolutions and attention"
 
 
@@ -55,9 +57,13 @@ def main(config: DictConfig) -> None:
         log.warning("times spread by up to %.0f %%: measure again on an idle machine", 100 * spread)
     folder = Path(config.results)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / "-".join([config.bench, config.zoo.name, *(config.denoisers or [])])
+    peers_of_it = config.peers if config.bench == "peers" else []
+    stem = folder / "-".join(
+        [config.bench, *peers_of_it, config.zoo.name, *(config.denoisers or [])]
+    )
+    settings = [s for s in HydraConfig.get().overrides.task if not s.startswith("results=")]
     result = {
-        "command": f"python -m scripts.bench {' '.join(HydraConfig.get().overrides.task)}",
+        "command": " ".join(["python -m scripts.bench", *settings]),
         "machine": facts,
         "convention": CONVENTION,
         "repetitions": config.repetitions,
@@ -101,6 +107,22 @@ def network(config: DictConfig, device: torch.device) -> list[dict]:
                 "compile_s": compile_s,
             }
         )
+    return rows
+
+
+def profile(config: DictConfig, device: torch.device) -> list[dict]:
+    """Operators of every denoiser in every variant."""
+    zoo = jobs.load_zoo(config, device)
+    bench_profile.kernel_names()
+    rows = []
+    for variant in config.variants:
+        for name in chosen(config, zoo):
+            denoiser, _ = denoiser_variant(zoo, name, variant, config, device)
+            inputs = example(denoiser, config.batch_size, device)
+            denoiser(*inputs)
+            found = bench_profile.operators(denoiser, inputs, config.repetitions, device)
+            kind = {"denoiser": name, "variant": variant, "batch": config.batch_size}
+            rows += [{**kind, **row} for row in found]
     return rows
 
 
@@ -161,16 +183,14 @@ def trajectory(config: DictConfig, device: torch.device) -> list[dict]:
 
 def peers(config: DictConfig, device: torch.device) -> list[dict]:
     """Other libraries with the same weights, steps and features, in turn with ours."""
-    unknown = [peer for peer in config.peers if peer not in bench_peers.PEERS]
+    unknown = [peer for peer in config.peers if peer not in PEERS]
     if unknown:
-        raise UserError(
-            f"peers: {', '.join(unknown)} is unknown; known: {', '.join(bench_peers.PEERS)}"
-        )
+        raise UserError(f"peers: {', '.join(unknown)} is unknown; known: {', '.join(PEERS)}")
     rows = []
     zoo = jobs.load_zoo(config, device)
     for peer in config.peers:
         if peer == "torch-fidelity":
-            rows += bench_peers.metrics(config, device)
+            rows += bench_metrics.rows(config.features, config.repetitions)
             continue
         for name in chosen(config, zoo):
             rows += diffusers_rows(config, zoo, name, device)
@@ -335,6 +355,7 @@ def markdown(result: dict) -> str:
 
 _BENCHES = {
     "network": network,
+    "profile": profile,
     "trajectory": trajectory,
     "peers": peers,
     "scaling": bench_scaling.scaling,

@@ -1,4 +1,4 @@
-"""What a user would take instead: the same work in other libraries."""
+"""The same DiT and the same steps in diffusers."""
 
 import tempfile
 from collections.abc import Callable
@@ -7,20 +7,15 @@ import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 import samplers
 import stitch
-from eval.metrics import frechet_distance, precision_recall
 from models.dit import DiT
 from models.layouts import save_diffusers
 from samplers import Guidance
-from scripts import launch, timing
+from scripts import launch
 from scripts.cli import UserError
 from stitch.sampling import sample_latents
-
-PEERS = ("diffusers", "torch-fidelity")
 
 
 def diffusers_dit(network: nn.Module, variant: str) -> nn.Module:
@@ -95,30 +90,3 @@ def diffusers_tasks(
         tasks["ours", f"DDIM {steps} steps", variant] = walk_ours
         tasks["diffusers", f"DDIM {steps} steps", variant] = walk_theirs
     return tasks
-
-
-def metrics(config: DictConfig, device: torch.device) -> list[dict]:
-    """FID, and precision and recall, of the same random features by torch-fidelity and by ours."""
-    samples, references, width = config.features
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(samples, width, generator=generator)
-    b = torch.randn(references, width, generator=generator)
-
-    def fid() -> dict:
-        statistics = [fid_features_to_statistics(features) for features in (a, b)]
-        return fid_statistics_to_metric(*statistics, verbose=False)
-
-    tasks = {
-        ("ours", "FID of features"): lambda: frechet_distance(a, b),
-        ("torch-fidelity", "FID of features"): fid,
-        ("ours", "precision and recall"): lambda: precision_recall(a, b),
-        ("torch-fidelity", "precision and recall"): lambda: prc_features_to_metric(
-            a, b, prc_neighborhood=3, save_cpu_ram=True, verbose=False
-        ),
-    }
-    seconds = timing.in_turn(tasks, config.repetitions, torch.device("cpu"))
-    size = f"{samples} and {references} x {width}"
-    return [
-        {"library": library, "what": what, "size": size, **timing.summary(times)}
-        for (library, what), times in seconds.items()
-    ]

@@ -9,7 +9,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from eval.results import content_hash
 from models.checkpoint import write_atomically
 from samplers.noise import random_embedding
 from scripts import job as jobs
-from scripts import launch
+from scripts import launch, memory
 from scripts.cli import UserError, command
 from scripts.sample import prepare, sample_batch
 from stitch import SharedPrefix, Trajectory
@@ -101,12 +100,12 @@ def measure(config: DictConfig, points: Sequence[jobs.Job]) -> dict:
         points: what to measure, such as ``allocations(config, zoo)``.
     """
     sizes = dict.fromkeys([PAPER_BATCH, config.batch_size])
-    memory = {}
+    peaks = {}
     if config.memory:  # first, while this process has little memory itself
         for job in points:
             key = frozenset(job.networks)
-            if key not in memory:
-                memory[key] = peak_memory(with_allocation(config, str(job.allocation)))
+            if key not in peaks:
+                peaks[key] = peak_memory(with_allocation(config, str(job.allocation)))
     sized = {
         (number, size): dataclasses.replace(job, batch_size=size)
         for number, job in enumerate(points)
@@ -136,7 +135,7 @@ def measure(config: DictConfig, points: Sequence[jobs.Job]) -> dict:
                 **_spread("ms_per_8_images", seconds[number, PAPER_BATCH], 1),
                 **_spread("ms_per_image", seconds[number, config.batch_size], config.batch_size),
                 **size_of(job),
-                **memory.get(frozenset(job.networks), {}),
+                **peaks.get(frozenset(job.networks), {}),
             }
             for number, job in enumerate(points)
         ],
@@ -181,18 +180,10 @@ def _peak_memory(config: dict) -> dict[str, float]:
     settings = OmegaConf.create(config)
     device = launch.start()
     sample_batch(jobs.create(settings, jobs.load_zoo(settings, device)), range(PAPER_BATCH))
-    peak = {"peak_rss_mb": _peak_rss_mb()}
+    peak = {"peak_rss_mb": memory.peak_rss_mb()}
     if device.type == "cuda":
         peak["peak_allocated_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
     return peak
-
-
-def _peak_rss_mb() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the process was forked from as well
-        line = next(text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def measure_costs(config: DictConfig, points: Sequence[jobs.Job], batch: int) -> CostTable:

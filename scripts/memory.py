@@ -1,6 +1,8 @@
-"""How many images fit a device at once."""
+"""How much memory there is, how many images fit it at once, and how much was taken."""
 
 import os
+import resource
+from pathlib import Path
 
 import torch
 
@@ -27,3 +29,12 @@ def free_bytes(device: torch.device) -> int:
         if available:
             return 1024 * int(available[0].split()[1])
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if pages in os.sysconf_names else 2**63
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has had so far, MB of 10^6 bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the process was forked from as well
+        line = next(text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

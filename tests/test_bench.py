@@ -11,8 +11,8 @@ import torch
 
 import models
 from models.cost import activation_bytes
+from scripts import bench_metrics, bench_profile, launch, memory, sample, timing
 from scripts import job as jobs
-from scripts import launch, memory, sample, timing
 from scripts.cli import CONFIGS, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -42,9 +42,47 @@ def test_networks_are_measured_against_matrix_products_and_written_down(tmp_path
     assert "| network | fashion | DiT-S | fp32 | 4 |" in page
 
 
+def test_both_libraries_compute_the_same_metrics_while_they_are_measured(tmp_path):
+    result = bench(
+        "peers", "peers=[torch-fidelity]", "features=[[60, 50, 16]]", "repetitions=1",
+        f"results={tmp_path}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "peers-torch-fidelity-fashion.json").read_text())["rows"]
+    assert {row["library"] for row in rows} == {"ours", "torch-fidelity"}
+    assert all(row["median_ms"] > 0 and row["peak_mb"] >= 0 for row in rows)
+    values = {task: work() for task, work in bench_metrics.tasks((60, 50, 16)).items()}
+    for what, key in [
+        ("FID of moments", "frechet_inception_distance"),
+        ("FID of features", "frechet_inception_distance"),
+        ("Inception Score", "inception_score_mean"),
+    ]:
+        theirs = values["torch-fidelity", what][key]
+        assert values["ours", what] == pytest.approx(theirs, rel=1e-6)
+    theirs = values["torch-fidelity", "precision and recall"]
+    assert values["ours", "precision and recall"] == (theirs["precision"], theirs["recall"])
+
+
+def test_a_profile_accounts_for_the_whole_call(tmp_path):
+    result = bench(
+        "profile", "denoisers=[DiT-S]", "variants=[fp32]", "batch_size=4", f"results={tmp_path}"
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "profile-fashion-DiT-S.json").read_text())["rows"]
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert "aten::addmm" in {row["operator"] for row in rows}
+    assert rows[0]["share"] == max(row["share"] for row in rows)
+
+
+def test_fused_kernels_are_called_by_what_they_fuse():
+    assert bench_profile.readable("graph_0_cpp_fused_addmm_gelu_12") == "fused addmm_gelu"
+    assert bench_profile.readable("aten::mm") == "aten::mm"
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
+        (["peers", "peers=[torch-fidelity]", "features=[10, 10, 4]"], "must list [samples, "),
         (["bench=peers", "peers=[tensorrt]"], "tensorrt is unknown; known: diffusers"),
         (["bench=network", "batch_size=100000000", "variants=[fp32]"], "at most"),
         (["network", "variants=[bf16+int3]"], "bf16+int3 is unknown; say PRECISION"),

@@ -1,0 +1,103 @@
+"""Metrics by torch-fidelity and by ours, of the same features: time and memory."""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from eval.metrics import frechet_distance, inception_score, moments, precision_recall
+from scripts import memory, timing
+from scripts.cli import UserError
+
+Task = tuple[str, str]  # library, metric
+
+
+def rows(sizes: Sequence[Sequence[int]], repetitions: int) -> list[dict]:
+    """Both libraries' times and memory, for features of every size in turn.
+
+    Args:
+        sizes: (samples, references, width) each.
+
+    Raises:
+        UserError: for a size that is not three whole numbers, 10 or more.
+    """
+    for size in sizes:
+        if (
+            not isinstance(size, Sequence)
+            or len(size) != 3
+            or not all(isinstance(n, int) and n >= 10 for n in size)
+        ):
+            raise UserError(
+                f"features={list(sizes)} must list [samples, references, width], whole numbers "
+                "of 10 or more, such as [[10000, 10000, 2048]]"
+            )
+    return [row for size in sizes for row in _rows(tuple(size), repetitions)]
+
+
+def _rows(size: tuple[int, int, int], repetitions: int) -> list[dict]:
+    peaks = {task: _in_own_process(task, size) for task in tasks((10, 10, 10))}
+    seconds = timing.in_turn(tasks(size), repetitions, torch.device("cpu"))
+    return [
+        {
+            "library": library,
+            "what": what,
+            "samples": size[0],
+            "references": size[1],
+            "width": size[2],
+            **timing.summary(times),
+            "peak_mb": peaks[library, what],
+        }
+        for (library, what), times in seconds.items()
+    ]
+
+
+def tasks(size: tuple[int, int, int]) -> dict[Task, Callable[[], object]]:
+    """(library, metric) -> what computes it of random features of that size."""
+    samples, references, width = size
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(samples, width, generator=generator)
+    b = torch.randn(references, width, generator=generator)
+    logits = torch.randn(samples, 1000, generator=generator)
+
+    our_moments = [moments(features) for features in (a, b)]
+    their_moments = [fid_features_to_statistics(features) for features in (a, b)]
+
+    def their_fid_of_features() -> object:
+        both = [fid_features_to_statistics(features) for features in (a, b)]
+        return fid_statistics_to_metric(*both, verbose=False)
+
+    return {
+        ("ours", "FID of moments"): lambda: frechet_distance(*our_moments),
+        ("torch-fidelity", "FID of moments"): lambda: fid_statistics_to_metric(
+            *their_moments, verbose=False
+        ),
+        ("ours", "FID of features"): lambda: frechet_distance(a, b),
+        ("torch-fidelity", "FID of features"): their_fid_of_features,
+        ("ours", "Inception Score"): lambda: inception_score(logits.double().softmax(1)),
+        ("torch-fidelity", "Inception Score"): lambda: isc_features_to_metric(
+            logits, splits=-(-samples // 5000), shuffle=False
+        ),
+        ("ours", "precision and recall"): lambda: precision_recall(a, b),
+        ("torch-fidelity", "precision and recall"): lambda: prc_features_to_metric(
+            a, b, prc_neighborhood=3, save_cpu_ram=True, verbose=False
+        ),
+    }
+
+
+def _in_own_process(task: Task, size: tuple[int, int, int]) -> float:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak_mb, task, size).result()
+
+
+def _peak_mb(task: Task, size: tuple[int, int, int]) -> float:
+    """Memory that a task needs beside the features, MB of 10^6 bytes."""
+    tasks((10, 10, 10))[task]()  # what a first call loads is not counted
+    work = tasks(size)[task]
+    before = memory.peak_rss_mb()
+    work()
+    return memory.peak_rss_mb() - before

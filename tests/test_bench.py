@@ -42,15 +42,7 @@ def test_networks_are_measured_against_matrix_products_and_written_down(tmp_path
     assert "| network | fashion | DiT-S | fp32 | 4 |" in page
 
 
-def test_both_libraries_compute_the_same_metrics_while_they_are_measured(tmp_path):
-    result = bench(
-        "peers", "peers=[torch-fidelity]", "features=[[60, 50, 16]]", "repetitions=1",
-        f"results={tmp_path}",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    rows = json.loads((tmp_path / "peers-torch-fidelity-fashion.json").read_text())["rows"]
-    assert {row["library"] for row in rows} == {"ours", "torch-fidelity"}
-    assert all(row["median_ms"] > 0 and row["peak_mb"] >= 0 for row in rows)
+def test_both_libraries_compute_the_same_metrics_when_they_are_compared():
     values = {task: work() for task, work in bench_metrics.tasks((60, 50, 16)).items()}
     for what, key in [
         ("FID of moments", "frechet_inception_distance"),
@@ -60,7 +52,9 @@ def test_both_libraries_compute_the_same_metrics_while_they_are_measured(tmp_pat
         theirs = values["torch-fidelity", what][key]
         assert values["ours", what] == pytest.approx(theirs, rel=1e-6)
     theirs = values["torch-fidelity", "precision and recall"]
-    assert values["ours", "precision and recall"] == (theirs["precision"], theirs["recall"])
+    assert values["ours", "precision and recall"] == pytest.approx(
+        (theirs["precision"], theirs["recall"]), rel=1e-6
+    )
 
 
 def test_a_profile_accounts_for_the_whole_call(tmp_path):
@@ -71,7 +65,8 @@ def test_a_profile_accounts_for_the_whole_call(tmp_path):
     rows = json.loads((tmp_path / "profile-fashion-DiT-S.json").read_text())["rows"]
     assert sum(row["share"] for row in rows) == pytest.approx(1)
     assert "aten::addmm" in {row["operator"] for row in rows}
-    assert rows[0]["share"] == max(row["share"] for row in rows)
+    listed = [row["share"] for row in rows[:-2]]  # the last two are what is left
+    assert listed == sorted(listed, reverse=True)
 
 
 def test_fused_kernels_are_called_by_what_they_fuse():

@@ -87,7 +87,7 @@ def panels(
 
     Args:
         reverse_x: let x fall from left to right, as timesteps do along a trajectory.
-        outside_legend: put the legend to the right of the axes.
+        outside_legend: put the legend to the right of the row.
     """
     columns = max(len(row) for row in rows)
     with plt.rc_context(_STYLE):
@@ -109,7 +109,8 @@ def panels(
             unique = dict(zip(named[0][1], named[0][0], strict=True))
             outside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if outside_legend else {}
             if unique:
-                places[0].legend(unique.values(), unique.keys(), **outside)
+                home = places[len(row) - 1] if outside_legend else places[0]
+                home.legend(unique.values(), unique.keys(), **outside)
             if reverse_x:
                 places[0].invert_xaxis()
         figure.suptitle(textwrap.fill(title, 18 * columns + 20), fontsize=9)

@@ -140,7 +140,13 @@ def curves(drawing: Drawing) -> None:
                     plots.Panel(REPORTED + paper_title, share, on, papers, log, companion=True)
                 )
     rows = [ours, reported] if reported else [ours]
-    plots.panels(drawing.path, rows, _title(drawing), _with_companion(drawing, bool(reported)))
+    plots.panels(
+        drawing.path,
+        rows,
+        _title(drawing),
+        _with_companion(drawing, bool(reported)),
+        outside_legend=len(figure["series"]) > 4,
+    )
 
 
 def relative(lines: list[plots.Curve]) -> list[plots.Curve]:

@@ -148,24 +148,26 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
     incomplete = {name: points for name, points in lacking.items() if points}
     if not incomplete:
         return
-    parts = []
+    weights, records, latencies = [], [], []
     for name, points in incomplete.items():
-        if evidence.kind(figures[name]) == "latency":
-            parts.append(f"{name} lacks {len(points)} latencies: {latency_command(points)}")
-            continue
         unknown = [point for point in points if point.job.run["weights"] is None]
-        if unknown:
-            parts.append(f"{name}: {why_no_weights(unknown[0])}")
-            continue
-        spent = cost(points, planner.facts["throughput"])
-        parts.append(
-            f"{name} lacks {len(points)} records (first: {points[0].job.allocation}), "
-            f"{spent['nfe']:,} network evaluations, {spent['hours']:.2g} hours of one "
-            f"{planner.facts['throughput']['device']}"
-        )
-    if all(p.job.run["weights"] is None for points in incomplete.values() for p in points):
-        raise UserError("; ".join(parts))
-    raise UserError(f"{'; '.join(parts)}; make them with the same command and run=true")
+        if evidence.kind(figures[name]) == "latency":
+            latencies.append(
+                f"{name} lacks {len(points)} latencies; measure them when the machine is idle: "
+                f"{latency_command(points)}"
+            )
+        elif unknown:
+            weights.append(f"{name}: {why_no_weights(unknown[0])}")
+        else:
+            spent = cost(points, planner.facts["throughput"])
+            records.append(
+                f"{name} lacks {len(points)} records (first: {points[0].job.allocation}), "
+                f"{spent['nfe']:,} network evaluations, {spent['hours']:.2g} hours of one "
+                f"{planner.facts['throughput']['device']}"
+            )
+    if records:
+        records.append("make them with the same command and run=true")
+    raise UserError("; ".join(weights + records + latencies))
 
 
 def why_no_weights(point: Point) -> str:

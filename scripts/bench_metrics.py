@@ -98,6 +98,7 @@ def _peak_mb(task: Task, size: tuple[int, int, int]) -> float:
     """Memory that a task needs beside the features, MB of 10^6 bytes."""
     tasks((10, 10, 10))[task]()  # what a first call loads is not counted
     work = tasks(size)[task]
+    memory.forget_peak()
     before = memory.peak_rss_mb()
     work()
     return memory.peak_rss_mb() - before

@@ -62,15 +62,21 @@ def allocations(config: DictConfig, zoo) -> list[jobs.Job]:
     wanted = config.allocations
     if wanted is None:
         names = config.allocation.denoisers or zoo.default_denoisers
-        steps = len(jobs.create(config, zoo).sampler.timesteps)
+        steps = len(jobs.create(unsampled(config), zoo).sampler.timesteps)
         wanted = [str(one) for one in candidates(names, config.resolution, steps)]
     return [jobs.create(with_allocation(config, text), zoo) for text in wanted]
 
 
 def with_allocation(config: DictConfig, runs: str) -> DictConfig:
     """``config`` with the allocation in run-length form, ``DiT-S*8+DiT-XL*12``."""
+    allocation = {"rule": "runs", "runs": runs}
+    return OmegaConf.merge(unsampled(config), {"allocation": None}, {"allocation": allocation})
+
+
+def unsampled(config: DictConfig) -> DictConfig:
+    """``config`` for what stores no samples, and does not mind how those that are there were."""
     settings = OmegaConf.to_container(config, resolve=True)
-    return OmegaConf.create({**settings, "allocation": {"rule": "runs", "runs": runs}})
+    return OmegaConf.create({**settings, "samples": str(Path(config.runs) / "unsampled")})
 
 
 def setting(config: DictConfig, job: jobs.Job) -> dict:

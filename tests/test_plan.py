@@ -4,7 +4,8 @@ import hydra
 import pytest
 import torch
 
-from eval.results import ResultStore
+from eval.results import ResultStore, content_hash
+from eval.shards import ShardFolder
 from scripts import job as jobs
 from scripts import latency, plan
 from scripts.cli import CONFIGS, UserError
@@ -136,3 +137,13 @@ def test_latency_settings_that_measure_nothing_are_refused(setting):
     config = compose("latency", setting)
     with pytest.raises(UserError, match=setting):
         latency.allocations(config, jobs.load_zoo(config, torch.device("cpu")))
+
+
+def test_what_stores_no_samples_does_not_mind_the_shards_that_are_there(tmp_path):
+    config = compose("latency", f"runs={tmp_path}", "sampler.steps=2", "allocations=[DiT-S*2]")
+    zoo = jobs.load_zoo(config, torch.device("cpu"))
+    (job,) = latency.allocations(config, zoo)
+    path = tmp_path / "samples" / content_hash(job.run)
+    ShardFolder(path, job.run, config.shard_size + 1).claim()
+    (again,) = latency.allocations(config, zoo)
+    assert again.run == job.run

@@ -245,8 +245,11 @@ def precision_and_recall_follow(data: Data):
 
 
 def overhead(data: Data):
-    _, large, both = (entry for _, entry in data.points("table8"))
+    points = data.points("table8")
+    _, large, both = (entry for _, entry in points)
     key = "peak_allocated_mb" if "peak_allocated_mb" in both else "peak_rss_mb"
+    if key not in both or key not in large:
+        raise Unmeasured(latency_command([point for point, _ in points]))
     memory, params = both[key] / large[key], both["params"] / large["params"]
     text = f"memory x{memory:.2f}, parameters x{params:.2f}"
     return text, memory <= data.thresholds.overhead

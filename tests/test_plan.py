@@ -1,5 +1,7 @@
 """Cost tables, budgets and latencies."""
 
+import json
+
 import hydra
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from eval.results import ResultStore, content_hash
 from eval.shards import ShardFolder
 from scripts import job as jobs
-from scripts import latency, plan
+from scripts import latency, plan, tables
 from scripts.cli import CONFIGS, UserError
 from stitch import Allocation, evaluations
 from stitch.cost import CostTable, candidates, lateness
@@ -137,6 +139,22 @@ def test_latency_settings_that_measure_nothing_are_refused(setting):
     config = compose("latency", setting)
     with pytest.raises(UserError, match=setting):
         latency.allocations(config, jobs.load_zoo(config, torch.device("cpu")))
+
+
+def test_memory_stays_known_when_only_the_time_is_measured_again(tmp_path):
+    setting = {
+        "zoo": "fashion", "sampler": {"name": "ddim"}, "dtype": "float32", "device": "CPU",
+        "guidance": {"scale": 1.5}, "batch_size": 8,
+    }  # fmt: skip
+    (tmp_path / "latency").mkdir()
+    for name, time, facts in (
+        ("b", "2026-01-01", {"ms_per_image": 5.0, "peak_rss_mb": 900.0}),
+        ("a", "2026-01-02", {"ms_per_image": 4.0}),
+    ):
+        content = {**setting, "time": time, "points": [{"allocation": "A*2", **facts}]}
+        (tmp_path / "latency" / f"{name}.json").write_text(json.dumps(content))
+    (known,) = tables.latencies(tmp_path).values()
+    assert (known["ms_per_image"], known["peak_rss_mb"]) == (4.0, 900.0)
 
 
 def test_what_stores_no_samples_does_not_mind_the_shards_that_are_there(tmp_path):

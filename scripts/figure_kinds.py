@@ -89,6 +89,13 @@ def time_axis(records: Sequence[dict]) -> tuple[str, str]:
     return "time", f"ms per image\n({short_device(devices.pop())})"
 
 
+def relative_label(timed: str) -> str:
+    """Of an axis that our ``timed`` and the reported time share."""
+    if timed == "time":
+        return "time relative to the slowest"
+    return "relative to the largest\n(ours: GMACs, reported: time)"
+
+
 def short_device(device: str) -> str:
     return device.replace("NVIDIA ", "").replace(" 80GB HBM3", "")
 
@@ -128,7 +135,7 @@ def curves(drawing: Drawing) -> None:
             if papers and drawing.same_data:
                 if metric == "time":
                     lines, papers = relative(lines), relative(papers)
-                    label = "time relative to the slowest"
+                    label = relative_label(timed)
                 else:
                     label = f"{label} (filled: ours, open: reported)"
                 lines += [dataclasses.replace(line, label="") for line in papers]
@@ -174,11 +181,9 @@ def pareto(drawing: Drawing) -> None:
             if path:
                 found = paper.cloud(path, metric)
                 theirs = _frontier(found.x, found.y, metric, "reported", 3, found.error)
-                if drawing.same_data and timed == "time":
-                    drawn, theirs = _relative_time(drawn), _relative_time(theirs)
-                    axis = "time relative to the slowest"
                 if drawing.same_data:
-                    drawn += theirs
+                    drawn = _relative_time(drawn) + _relative_time(theirs)
+                    axis = relative_label(timed)
                 else:
                     companions.append(
                         plots.Panel(

@@ -197,10 +197,15 @@ def modulate(x_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def timestep_sinusoid(
     t: Tensor, width: int, max_period: float = 10_000.0, shift: int = 0
 ) -> Tensor:
-    """(B,) timesteps -> (B, width) float32 sinusoids, cosines first (DiT, ADM, LDM, U-ViT)."""
+    """(B,) timesteps -> (B, width) float32 sinusoids, cosines first (DiT, ADM, LDM, U-ViT).
+
+    The exponents are rounded to float32 as in the references. Of them the exponential is taken in
+    float64: in float32 it differs by machine, which the timestep multiplies by up to 1000.
+    """
     half = width // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - shift)
-    angles = t.float()[:, None] * torch.exp(-math.log(max_period) * exponents)
+    indices = torch.arange(half, dtype=torch.float32, device=t.device)
+    exponents = -math.log(max_period) * indices / (half - shift)
+    angles = t.float()[:, None] * exponents.double().exp().float()
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

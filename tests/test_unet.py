@@ -17,18 +17,26 @@ def case():
 
 
 @torch.no_grad()
-def test_output_equals_the_reference(case):
+def test_label_embeddings_equal_the_reference(case):
     network, fixture = case
     assert torch.equal(network.embed_labels(fixture["y"]), fixture["context"].squeeze(1))
-    output = network(fixture["x"], fixture["t"], fixture["y"])
-    assert (output - fixture["out"]).abs().max() < 2e-5
 
 
 @torch.no_grad()
-def test_output_under_a_random_embedding_equals_the_reference(case):
+@pytest.mark.parametrize("dtype", golden.LIMITS)
+def test_output_equals_the_reference(case, dtype):
     network, fixture = case
-    output = network(fixture["x"], fixture["t"], fixture["uc_context"].squeeze(1))
-    assert (output - fixture["out_uc"]).abs().max() < 2e-5
+    output = network.to(dtype)(fixture["x"].to(dtype), fixture["t"], fixture["y"])
+    assert (output - fixture["out"]).abs().max() < golden.LIMITS[dtype]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", golden.LIMITS)
+def test_output_under_a_random_embedding_equals_the_reference(case, dtype):
+    network, fixture = case
+    context = fixture["uc_context"].squeeze(1).to(dtype)
+    output = network.to(dtype)(fixture["x"].to(dtype), fixture["t"], context)
+    assert (output - fixture["out_uc"]).abs().max() < golden.LIMITS[dtype]
 
 
 def test_state_dict_keys_and_shapes_are_those_of_the_official_checkpoint(case):

@@ -19,11 +19,12 @@ def case(request):
 
 
 @torch.no_grad()
-def test_output_equals_the_reference(case):
+@pytest.mark.parametrize("dtype", golden.LIMITS)
+def test_output_equals_the_reference(case, dtype):
     _, network, fixture = case
     labels = fixture.get("y", torch.zeros(2, dtype=torch.int64))
-    output = network(fixture["x"], fixture["t"], labels)
-    assert (output - fixture["out"]).abs().max() < 1e-5
+    output = network.to(dtype)(fixture["x"].to(dtype), fixture["t"], labels)
+    assert (output - fixture["out"]).abs().max() < golden.LIMITS[dtype]
 
 
 def test_state_dict_keys_and_shapes_are_those_of_the_official_checkpoint(case):

@@ -22,11 +22,12 @@ import samplers
 import stitch
 from models.compile import CompileError, compile_forward
 from models.dit import DiT
+from models.errors import InputError
 from models.quantise import QUANTISATIONS, quantise
 from samplers import Guidance
 from scripts import bench_metrics, bench_peers, bench_profile, bench_scaling, launch, memory, timing
 from scripts import job as jobs
-from scripts.cli import UserError, command
+from scripts.cli import command
 from stitch.sampling import sample_latents
 
 log = logging.getLogger("bench")
@@ -38,9 +39,9 @@ CONVENTION = "GFLOP = 2 x multiply-accumulates of matrix products, convolutions 
 @command("bench")
 def main(config: DictConfig) -> None:
     if config.bench not in _BENCHES:
-        raise UserError(f"bench={config.bench} is unknown; known: {', '.join(_BENCHES)}")
+        raise InputError(f"bench={config.bench} is unknown; known: {', '.join(_BENCHES)}")
     if config.repetitions < 1 or config.batch_size < 1:
-        raise UserError("repetitions and batch_size must be 1 or more")
+        raise InputError("repetitions and batch_size must be 1 or more")
     device = launch.start()
     facts = timing.machine(device)
     if facts["load_average"] > timing.BUSY:
@@ -185,7 +186,7 @@ def peers(config: DictConfig, device: torch.device) -> list[dict]:
     """Other libraries with the same weights, steps and features, in turn with ours."""
     unknown = [peer for peer in config.peers if peer not in PEERS]
     if unknown:
-        raise UserError(f"peers: {', '.join(unknown)} is unknown; known: {', '.join(PEERS)}")
+        raise InputError(f"peers: {', '.join(unknown)} is unknown; known: {', '.join(PEERS)}")
     rows = []
     zoo = jobs.load_zoo(config, device)
     for peer in config.peers:
@@ -233,13 +234,13 @@ def chosen(config: DictConfig, zoo: models.Zoo) -> list[str]:
     """The denoisers to measure.
 
     Raises:
-        UserError: for one that the zoo has not.
+        InputError: for one that the zoo has not.
     """
     names = list(config.denoisers or zoo.default_denoisers)
     unknown = [name for name in names if name not in zoo.denoisers]
     if unknown:
         known = ", ".join(zoo.denoisers)
-        raise UserError(f"denoisers: zoo {zoo.name} has no {', '.join(unknown)}; known: {known}")
+        raise InputError(f"denoisers: zoo {zoo.name} has no {', '.join(unknown)}; known: {known}")
     return names
 
 
@@ -275,12 +276,12 @@ def denoiser_variant(
         The denoiser, and the seconds that compiling it took.
 
     Raises:
-        UserError: if the variant is unknown, or it cannot be compiled here.
+        InputError: if the variant is unknown, or it cannot be compiled here.
     """
     precision, *rest = variant.split("+")
     quantisation = [word for word in rest if word in QUANTISATIONS]
     if rest not in (quantisation[:1], [*quantisation[:1], "compile"]):
-        raise UserError(
+        raise InputError(
             f"variants: {variant} is unknown; say PRECISION, PRECISION+compile or "
             f"PRECISION+{'|'.join(QUANTISATIONS)}+compile"
         )
@@ -297,7 +298,7 @@ def denoiser_variant(
         inputs = example(network, rows or config.batch_size, device)
         return network, compile_forward(network, *inputs)
     except CompileError as error:
-        raise UserError(f"variants: {variant} cannot be compiled here: {error}") from error
+        raise InputError(f"variants: {variant} cannot be compiled here: {error}") from error
 
 
 def example(network: nn.Module, rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -322,10 +323,10 @@ class Timed(nn.Module):
 
 
 def check_fits(zoo: models.Zoo, name: str, rows: int, dtype: torch.dtype) -> None:
-    """Raise UserError, with the number of images that does fit, if ``rows`` do not."""
+    """Raise InputError, with the number of images that does fit, if ``rows`` do not."""
     largest = memory.fitting(zoo, name, dtype)
     if largest < rows:
-        raise UserError(
+        raise InputError(
             f"{rows} images at once do not fit {name}: at most {largest} do; lower batch_size "
             "(guidance doubles it)"
         )

@@ -10,8 +10,8 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from eval.metrics import frechet_distance, inception_score, moments, precision_recall
+from models.errors import InputError
 from scripts import memory, timing
-from scripts.cli import UserError
 
 Task = tuple[str, str]  # library, metric
 
@@ -23,7 +23,7 @@ def rows(sizes: Sequence[Sequence[int]], repetitions: int) -> list[dict]:
         sizes: (samples, references, width) each.
 
     Raises:
-        UserError: for a size that is not three whole numbers, 10 or more.
+        InputError: for a size that is not three whole numbers, 10 or more.
     """
     for size in sizes:
         if (
@@ -31,7 +31,7 @@ def rows(sizes: Sequence[Sequence[int]], repetitions: int) -> list[dict]:
             or len(size) != 3
             or not all(isinstance(n, int) and n >= 10 for n in size)
         ):
-            raise UserError(
+            raise InputError(
                 f"features={list(sizes)} must list [samples, references, width], whole numbers "
                 "of 10 or more, such as [[10000, 10000, 2048]]"
             )

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import samplers
 import stitch
 from models.dit import DiT
+from models.errors import InputError
 from models.layouts import save_diffusers
 from samplers import Guidance
 from scripts import launch
-from scripts.cli import UserError
 from stitch.sampling import sample_latents
 
 
@@ -22,10 +22,10 @@ def diffusers_dit(network: nn.Module, variant: str) -> nn.Module:
     """``DiTTransformer2DModel`` with the weights of a DiT, in a precision, compiled or not.
 
     Raises:
-        UserError: if the network is no DiT.
+        InputError: if the network is no DiT.
     """
     if not isinstance(network, DiT):
-        raise UserError("peers=[diffusers] compares DiTs; choose them with denoisers=[...]")
+        raise InputError("peers=[diffusers] compares DiTs; choose them with denoisers=[...]")
     device = network.pos_embed.device
     with tempfile.TemporaryDirectory() as folder:
         save_diffusers(network, folder, {})
@@ -43,7 +43,7 @@ def diffusers_tasks(
     """(library, what, variant) -> task: one guided network call, and a whole DDIM trajectory.
 
     Raises:
-        UserError: if the two do not compute the same.
+        InputError: if the two do not compute the same.
     """
     device, dtype = ours.pos_embed.device, ours.pos_embed.dtype
     batch, steps, scale = config.batch_size, config.sampler.steps, config.guidance.scale
@@ -60,7 +60,7 @@ def diffusers_tasks(
     one_t = t[:1].float()  # ours takes that of all images, as a trajectory gives it
     difference = (ours(x, one_t, both) - call_theirs(x, t)).abs().max().item()
     if difference > (1e-3 if dtype == torch.float32 else 0.2):
-        raise UserError(f"ours and diffusers' networks differ by {difference:.3g} ({variant})")
+        raise InputError(f"ours and diffusers' networks differ by {difference:.3g} ({variant})")
 
     sampler = samplers.create("ddim", steps=steps, schedule=ours.spec.schedule)
     allocation = stitch.Allocation.from_fractions({"network": 1.0}, steps)

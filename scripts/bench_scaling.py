@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from eval.shards import open_folder
-from scripts.cli import CONFIGS, UserError
+from models.errors import InputError
+from scripts.cli import CONFIGS
 
 # Settings of the bench that scripts.sample does not have.
 _OURS = {
@@ -24,11 +25,11 @@ def scaling(config: DictConfig, device: torch.device) -> list[dict]:
     """Samples ``num_images`` with every number of processes, as often as there are repetitions.
 
     Raises:
-        UserError: if there are fewer shards than processes, or a run fails.
+        InputError: if there are fewer shards than processes, or a run fails.
     """
     shards = config.num_images // config.shard_size
     if shards < max(config.processes):
-        raise UserError(
+        raise InputError(
             f"num_images={config.num_images} are {shards} shards of {config.shard_size}, too few "
             f"for processes={list(config.processes)}; lower shard_size and batch_size"
         )
@@ -74,6 +75,6 @@ def images_per_second(config: DictConfig, processes: int) -> float:
             text=True,
         )
         if result.returncode:
-            raise UserError(f"{processes} processes failed: {result.stderr.strip()[-300:]}")
+            raise InputError(f"{processes} processes failed: {result.stderr.strip()[-300:]}")
         timings = open_folder(Path(folder) / "samples").timings()
     return processes * sum(t["images"] for t in timings) / sum(t["seconds"] for t in timings)

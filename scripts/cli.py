@@ -15,10 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-class UserError(ValueError):
-    """A setting cannot be used; the message names it, its value and the fix."""
-
-
 def command(config_name: str) -> Callable[[Callable], Callable]:
     """Decorate ``main(config)``: it gets the Hydra config ``configs/CONFIG_NAME.yaml``.
 

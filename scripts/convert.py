@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 import models
 from models.checkpoint import recorded_sha256, save_tensors
 from models.dit import DiT
+from models.errors import InputError
 from scripts import launch
-from scripts.cli import UserError, command
+from scripts.cli import command
 
 log = logging.getLogger("convert")
 
@@ -22,14 +23,14 @@ log = logging.getLogger("convert")
 @command("convert")
 def main(config: DictConfig) -> None:
     if config.precision not in launch.PRECISIONS:
-        raise UserError(
+        raise InputError(
             f"precision={config.precision} is unknown; known: {', '.join(launch.PRECISIONS)}"
         )
     with torch.device("meta"):
         network = models.create(config.network).to(launch.PRECISIONS[config.precision])
     target = Path(config.target)
     if target.suffix != ".safetensors" and not isinstance(network, DiT):
-        raise UserError(f"target={target}: only a DiT can be written for diffusers")
+        raise InputError(f"target={target}: only a DiT can be written for diffusers")
     models.load_checkpoint(network, config.source, config.ema)
     provenance = {
         "network": config.network,

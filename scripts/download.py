@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 import models
 from models.checkpoint import record_path, replacing, sha256_of, write_atomically
+from models.errors import InputError
 from models.zoo import PublishedFile
-from scripts.cli import UserError, command
+from scripts.cli import command
 
 log = logging.getLogger("download")
 
@@ -37,7 +38,7 @@ class DownloadError(Exception):
 @command("download")
 def main(config: DictConfig) -> None:
     if config.what not in KINDS:
-        raise UserError(f"what={config.what} is unknown; known: {', '.join(KINDS)}")
+        raise InputError(f"what={config.what} is unknown; known: {', '.join(KINDS)}")
     zoo = models.Zoo(config.zoo)
     if not zoo.files:
         log.info("zoo %s is shipped; there is nothing to download", zoo.name)
@@ -59,7 +60,7 @@ def main(config: DictConfig) -> None:
         except DownloadError as error:
             problems.append(f"{file.name}: {error}; put it at {file.path}")
     if problems:
-        raise UserError(
+        raise InputError(
             f"{len(problems)} of {len(wanted)} files could not be downloaded. "
             "Fetch them by hand or run the command again: " + " | ".join(problems)
         )

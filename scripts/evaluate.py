@@ -29,8 +29,9 @@ from eval.reference import (
 from eval.results import ResultStore, content_hash
 from eval.shards import ShardFolder
 from models.checkpoint import recorded_sha256, sha256_of
+from models.errors import InputError
 from scripts import launch
-from scripts.cli import UserError, command
+from scripts.cli import command
 
 log = logging.getLogger("evaluate")
 
@@ -44,7 +45,7 @@ def main(config: DictConfig) -> None:
 
         return selftest(config)
     if config.samples is None:
-        raise UserError("samples is not set; give the folder that scripts.sample made")
+        raise InputError("samples is not set; give the folder that scripts.sample made")
     device = launch.start()
     images = open_images(config.samples)
     num_images = config.num_images or launch.from_main(lambda: images.count)
@@ -75,15 +76,15 @@ class Evaluator:
         known = known_metrics(evaluation.extractor)
         unknown = [name for name in evaluation.metrics if name not in known]
         if unknown:
-            raise UserError(
+            raise InputError(
                 f"eval.metrics: {', '.join(unknown)} unknown to the extractor "
                 f"{evaluation.extractor}; known: {', '.join(known)}"
             )
         for setting in ("neighbours", "chunk", "batch_size", "rows"):
             if not isinstance(evaluation[setting], int) or evaluation[setting] < 1:
-                raise UserError(f"eval.{setting}={evaluation[setting]} must be 1 or more")
+                raise InputError(f"eval.{setting}={evaluation[setting]} must be 1 or more")
         if evaluation.distances not in DISTANCES:
-            raise UserError(
+            raise InputError(
                 f"eval.distances={evaluation.distances} is unknown; known: {', '.join(DISTANCES)}"
             )
         weights = find_weights(evaluation.weights, evaluation.url)
@@ -173,7 +174,7 @@ class Evaluator:
         if stored is not None:
             lacking = [name for name in self.config.metrics if name not in stored["metrics"]]
             if lacking:
-                raise UserError(
+                raise InputError(
                     f"{store.path(run, protocol)} has no {', '.join(lacking)}, and records are "
                     "immutable; choose another folder with runs=FOLDER or move the record away"
                 )
@@ -233,13 +234,13 @@ class Evaluator:
 
     def _check(self, images: Images, num_images: int) -> None:
         if not 1 <= num_images <= images.count:
-            raise UserError(
+            raise InputError(
                 f"num_images={num_images}, but there are {images.count} whole images in "
                 f"{images.path}; ask for as many, or sample more"
             )
         few = {"precision", "recall"} & set(self.config.metrics)
         if few and num_images <= self.config.neighbours:
-            raise UserError(
+            raise InputError(
                 f"num_images={num_images} are too few for eval.neighbours={self.config.neighbours}"
             )
 
@@ -254,10 +255,10 @@ class Evaluator:
             frechet = name in ("fid", "fd_dinov2", "sfid")
             known = reference.moments.get(kind) if frechet else reference.features
             if known is None:
-                raise UserError(f"reference={self.path} has nothing to compute {name} with")
+                raise InputError(f"reference={self.path} has nothing to compute {name} with")
             expected = len(known.mean) if frechet else known.shape[1]
             if found[kind].shape[1] != expected:
-                raise UserError(
+                raise InputError(
                     f"reference={self.path} has {expected} {kind} dimensions, the extractor "
                     f"{self.config.extractor} gives {found[kind].shape[1]}; "
                     "it was made with another extractor"

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from eval.export import write_npz, write_pngs
 from eval.shards import open_folder
-from scripts.cli import UserError, command
+from models.errors import InputError
+from scripts.cli import command
 
 log = logging.getLogger("export")
 
@@ -17,13 +18,15 @@ log = logging.getLogger("export")
 def main(config: DictConfig) -> None:
     for setting in ("samples", "target"):
         if config[setting] is None:
-            raise UserError(f"{setting} is not set; samples=FOLDER target=FILE.npz or a new folder")
+            raise InputError(
+                f"{setting} is not set; samples=FOLDER target=FILE.npz or a new folder"
+            )
     folder, target = open_folder(config.samples), Path(config.target)
     if target.exists():
-        raise UserError(f"target={target} exists; remove it or choose another")
+        raise InputError(f"target={target} exists; remove it or choose another")
     count = config.num_images or folder.count()
     if count < 1:
-        raise UserError(f"samples={config.samples} has no images; run scripts.sample first")
+        raise InputError(f"samples={config.samples} has no images; run scripts.sample first")
     batches = tqdm(folder.batches(count), desc="export", unit="shard")
     if target.suffix == ".npz":
         write_npz(target, batches, count)

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 import models
 from eval.results import content_hash
+from models.errors import InputError
 from scripts import job as jobs
 from scripts import launch
-from scripts.cli import UserError
 from stitch import simplex
 
 PARTS = ("small", "medium", "large")
@@ -66,7 +66,7 @@ class Planner:
         config: ``configs/figures.yaml``, composed.
 
     Raises:
-        UserError: for a zoo that no data set has, or an unknown protocol.
+        InputError: for a zoo that no data set has, or an unknown protocol.
     """
 
     def __init__(self, config: DictConfig):
@@ -77,7 +77,7 @@ class Planner:
         self.protocol = config.protocol or self.facts["protocol"]
         if self.protocol not in config.protocols:
             known = ", ".join(config.protocols)
-            raise UserError(
+            raise InputError(
                 f"protocol={self.protocol} is unknown; choose one of {known} (they are never "
                 "mixed in one picture)"
             )
@@ -115,7 +115,7 @@ class Planner:
         """Part (small, medium, large) -> denoiser, and ``zoo`` -> its zoo."""
         families = self.facts["families"]
         if figure["family"] not in families:
-            raise UserError(f"figure.family={figure['family']} is unknown; known: {[*families]}")
+            raise InputError(f"figure.family={figure['family']} is unknown; known: {[*families]}")
         return families[figure["family"]]
 
     def points(self, figure: dict) -> list[Point]:
@@ -198,13 +198,13 @@ def dataset_of(config: DictConfig) -> str:
     """The data set of the chosen zoo.
 
     Raises:
-        UserError: if none of ``configs/datasets.yaml`` has the zoo.
+        InputError: if none of ``configs/datasets.yaml`` has the zoo.
     """
     for dataset, facts in config.datasets.items():
         if config.zoo.name in {family.zoo for family in facts.families.values()}:
             return dataset
     zoos = {f.zoo for facts in config.datasets.values() for f in facts.families.values()}
-    raise UserError(f"zoo={config.zoo.name} has no figures; known: {', '.join(sorted(zoos))}")
+    raise InputError(f"zoo={config.zoo.name} has no figures; known: {', '.join(sorted(zoos))}")
 
 
 def unique(points: Iterable[Point]) -> list[Point]:

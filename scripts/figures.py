@@ -13,8 +13,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from eval.results import require_alike
+from models.errors import InputError
 from scripts import launch, paper, tables, trajectories
-from scripts.cli import UserError, command
+from scripts.cli import command
 from scripts.evaluate import Evaluator
 from scripts.figure_kinds import KINDS, SAMPLERS, Drawing
 from scripts.figure_plan import Planner, Point, cost, once, unique
@@ -27,11 +28,11 @@ log = logging.getLogger("figures")
 @command("figures")
 def main(config: DictConfig) -> None:
     if "figure" not in config:
-        raise UserError("figure is not set; give one, a list, or figure=all (--help lists them)")
+        raise InputError("figure is not set; give one, a list, or figure=all (--help lists them)")
     figures: dict[str, dict] = OmegaConf.to_container(config.figure)
     for name, figure in figures.items():
         if figure["kind"] not in KINDS:
-            raise UserError(
+            raise InputError(
                 f"figure.{name}.kind={figure['kind']} is unknown; known: {', '.join(KINDS)}"
             )
     planner = Planner(config)
@@ -144,7 +145,7 @@ def make_missing(figures: dict, lacking: dict[str, list[Point]], evidence: Evide
 
 
 def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) -> None:
-    """Raise UserError naming the figures that cannot be drawn yet, and what they cost."""
+    """Raise InputError naming the figures that cannot be drawn yet, and what they cost."""
     incomplete = {name: points for name, points in lacking.items() if points}
     if not incomplete:
         return
@@ -167,7 +168,7 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
             )
     if records:
         records.append("make them with the same command and run=true")
-    raise UserError("; ".join(weights + records + latencies))
+    raise InputError("; ".join(weights + records + latencies))
 
 
 def why_no_weights(point: Point) -> str:

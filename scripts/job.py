@@ -14,9 +14,9 @@ import stitch
 from eval.results import content_hash
 from eval.shards import ShardFolder
 from models.checkpoint import CheckpointError
+from models.errors import InputError
 from samplers.noise import random_labels
 from scripts import launch
-from scripts.cli import UserError
 from stitch.sampling import ALIGNMENTS, check_labels
 from stitch.trajectory import check_fit
 
@@ -103,13 +103,13 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
     for setting in ("num_images", "batch_size", "shard_size"):
         _whole(config, setting, 1)
     if config.shard_size % config.batch_size:
-        raise UserError(
+        raise InputError(
             f"shard_size={config.shard_size} must be a multiple of batch_size={config.batch_size}"
         )
     if not isinstance(config.compile, bool):
-        raise UserError(f"compile={config.compile} must be true or false")
+        raise InputError(f"compile={config.compile} must be true or false")
     if config.alignment not in ALIGNMENTS:
-        raise UserError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
+        raise InputError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
     check_fit(zoo.specs, allocation, len(sampler.timesteps), guidance, sampler.schedule)
     networks = dict.fromkeys(evaluated(sampler, allocation, guidance))
     if not allocation.switches and "history" in settings:
@@ -195,7 +195,7 @@ def allocate(config: DictConfig, zoo: models.Zoo, sampler) -> stitch.Allocation:
     }
     if group.rule not in rules:
         known = ", ".join([*rules, "threshold", "switch_snr", "decreasing_probability", "runs"])
-        raise UserError(f"allocation.rule={group.rule} is unknown; known: {known}")
+        raise InputError(f"allocation.rule={group.rule} is unknown; known: {known}")
     return rules[group.rule](fractions(config, zoo), steps)
 
 
@@ -203,17 +203,17 @@ def fractions(config: DictConfig, zoo: models.Zoo) -> dict[str, float]:
     """Denoiser name -> fraction, from the ``allocation`` group.
 
     Raises:
-        UserError: if the numbers of denoisers and of fractions differ.
+        InputError: if the numbers of denoisers and of fractions differ.
     """
     group = config.allocation
     values = group.fractions
     if values is None:
         small = _number(config, "allocation.small")
         if not 0 <= small <= 1:
-            raise UserError(f"allocation.small={small:g} must be between 0 and 1")
+            raise InputError(f"allocation.small={small:g} must be between 0 and 1")
         values = [small, 1 - small]
     if any(not isinstance(value, int | float) for value in values):
-        raise UserError(f"allocation.fractions={list(values)} must be numbers")
+        raise InputError(f"allocation.fractions={list(values)} must be numbers")
     names = _names(group, zoo, len(values), f"allocation.fractions={list(values)}")
     return dict(zip(names, values, strict=True))
 
@@ -226,12 +226,12 @@ def _names(group: DictConfig, zoo: models.Zoo, count: int, setting: str) -> list
         names = usual if count == len(usual) else [usual[0], usual[-1]]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UserError(
+        raise InputError(
             f"allocation.denoisers: zoo {zoo.name} has no {', '.join(unknown)}; "
             f"known: {', '.join(known)}"
         )
     if len(names) != count or len(set(names)) != len(names):
-        raise UserError(
+        raise InputError(
             f"{setting} needs {count} different denoisers, allocation.denoisers={list(names)}"
         )
     return list(names)
@@ -247,7 +247,7 @@ def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
     for setting in ("steps", "log_snr"):
         if group[setting] is not None:
             if not OmegaConf.is_list(group[setting]):
-                raise UserError(f"guidance.{setting}={group[setting]} must be [low, high] or null")
+                raise InputError(f"guidance.{setting}={group[setting]} must be [low, high] or null")
             intervals[setting] = tuple(group[setting])
     return samplers.Guidance(scale, channels, group.guide or zoo.unconditional, **intervals)
 
@@ -264,27 +264,27 @@ def _said(settings: dict, unsaid: dict) -> dict:
 def _number(config: DictConfig, setting: str) -> float:
     value = OmegaConf.select(config, setting)
     if not isinstance(value, int | float):
-        raise UserError(f"{setting}={value} must be a number")
+        raise InputError(f"{setting}={value} must be a number")
     return float(value)
 
 
 def _whole(config: DictConfig, setting: str, smallest: int) -> None:
     value = OmegaConf.select(config, setting)
     if not isinstance(value, int) or value < smallest:
-        raise UserError(f"{setting}={value} must be a whole number, {smallest} or more")
+        raise InputError(f"{setting}={value} must be a whole number, {smallest} or more")
 
 
 def _label_rule(rule, num_classes: int) -> str | list[int]:
     if rule in ("random", "balanced"):
         return rule
     if isinstance(rule, str):
-        raise UserError(f"labels={rule} is unknown; known: random, balanced, or a list of classes")
+        raise InputError(f"labels={rule} is unknown; known: random, balanced, or a list of classes")
     labels = list(rule) if OmegaConf.is_list(rule) else [rule]
     if not labels:
-        raise UserError("labels=[] is empty; give at least one class")
+        raise InputError("labels=[] is empty; give at least one class")
     wrong = [label for label in labels if type(label) is not int]
     if wrong:
-        raise UserError(f"labels={labels} must be whole numbers, {wrong[0]!r} is none")
+        raise InputError(f"labels={labels} must be whole numbers, {wrong[0]!r} is none")
     check_labels(labels, num_classes)
     return labels
 

@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from eval.results import content_hash
 from models.checkpoint import write_atomically
+from models.errors import InputError
 from samplers.noise import random_embedding
 from scripts import job as jobs
 from scripts import launch, memory
-from scripts.cli import UserError, command
+from scripts.cli import command
 from scripts.sample import prepare, sample_batch
 from stitch import SharedPrefix, Trajectory
 from stitch.cost import CostTable, candidates
@@ -54,11 +55,11 @@ def allocations(config: DictConfig, zoo) -> list[jobs.Job]:
     """The runs to be measured: those that ``allocations`` lists, or every fraction.
 
     Raises:
-        UserError: for settings that cannot be measured.
+        InputError: for settings that cannot be measured.
     """
     for name, least in (("repetitions", 1), ("warm_up", 1), ("resolution", 1)):
         if not isinstance(config[name], int) or config[name] < least:
-            raise UserError(f"{name}={config[name]} must be a whole number, {least} or more")
+            raise InputError(f"{name}={config[name]} must be a whole number, {least} or more")
     wanted = config.allocations
     if wanted is None:
         names = config.allocation.denoisers or zoo.default_denoisers

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import samplers
 from eval.datasets import FashionMNIST
+from models.errors import InputError
 from models.first_stage import to_unit_range
 from samplers.loss import draw_timesteps, training_losses
-from scripts.cli import UserError
 
 
 class ClassifierObjective(nn.Module):
@@ -235,7 +235,7 @@ def create(recipe, network: nn.Module, data: FashionMNIST, first_stage) -> nn.Mo
         return DenoiserObjective(
             network, data, first_stage(), recipe.label_dropout, recipe.get("interval")
         )
-    raise UserError(
+    raise InputError(
         f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, decoder, preview, "
         "denoiser"
     )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import yaml
 
-from scripts.cli import CONFIGS, UserError
+from models.errors import InputError
+from scripts.cli import CONFIGS
 
 FACTS = CONFIGS / "paper" / "facts.yaml"
 # Our metric -> the name of its column in tables of the facts, factor to our unit.
@@ -36,12 +37,12 @@ def look_up(path: str):
     """The entry at a path such as ``tables.T1.y.FID``.
 
     Raises:
-        UserError: naming the part of the path that does not exist.
+        InputError: naming the part of the path that does not exist.
     """
     entry = facts()
     for part in path.split("."):
         if not isinstance(entry, dict) or part not in entry:
-            raise UserError(f"{FACTS.name} has no {path}: {part} is unknown")
+            raise InputError(f"{FACTS.name} has no {path}: {part} is unknown")
         entry = entry[part]
     return entry
 

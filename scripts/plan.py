@@ -22,9 +22,10 @@ from omegaconf import DictConfig
 
 from eval.results import ResultStore, content_hash
 from models.checkpoint import write_atomically
+from models.errors import InputError
 from scripts import job as jobs
 from scripts import latency, launch
-from scripts.cli import UserError, command
+from scripts.cli import command
 from scripts.sample import sample_batch
 from stitch import evaluations, pareto_frontier
 from stitch.cost import CostTable, lateness
@@ -39,7 +40,7 @@ QUALITIES = ("results", "heuristic")
 def main(config: DictConfig) -> None:
     budget = parse_budget(config.budget)
     if config.quality not in QUALITIES:
-        raise UserError(f"quality={config.quality} is unknown; known: {', '.join(QUALITIES)}")
+        raise InputError(f"quality={config.quality} is unknown; known: {', '.join(QUALITIES)}")
     zoo = jobs.load_zoo(config, launch.start())
     points = latency.allocations(config, zoo)
     costs = cost_table(config, points)
@@ -90,12 +91,12 @@ def parse_budget(text: str | float) -> float:
     """Seconds: ``2.5s``, ``800ms``, ``1min``; a number by itself is seconds.
 
     Raises:
-        UserError: for anything else.
+        InputError: for anything else.
     """
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s|min)?\s*", str(text))
     seconds = float(match[1]) * UNITS[match[2] or "s"] if match else 0.0
     if not seconds > 0:
-        raise UserError(f"budget={text} must be a time above 0, such as 2.5s, 800ms or 1min")
+        raise InputError(f"budget={text} must be a time above 0, such as 2.5s, 800ms or 1min")
     return seconds
 
 
@@ -162,12 +163,12 @@ def within(choices: list[Choice], budget: float) -> list[Choice]:
     """The choices that take at most ``budget`` seconds.
 
     Raises:
-        UserError: if there is none, saying the least that one takes.
+        InputError: if there is none, saying the least that one takes.
     """
     fitting = [choice for choice in choices if choice.seconds <= budget]
     if not fitting:
         cheapest = min(choices, key=lambda choice: choice.seconds)
-        raise UserError(
+        raise InputError(
             f"budget={budget:g}s is below the cheapest allocation, {cheapest.job.allocation}: it "
             f"takes {cheapest.seconds:.3g} s, the minimum; give more, fewer sampler.steps or a "
             "smaller batch"

@@ -10,8 +10,9 @@ from eval.features import create_extractor, find_weights
 from eval.images import open_images
 from eval.reference import save_reference
 from models.checkpoint import recorded_sha256
+from models.errors import InputError
 from scripts import launch
-from scripts.cli import UserError, command
+from scripts.cli import command
 from scripts.evaluate import extract_shared
 
 log = logging.getLogger("reference")
@@ -20,7 +21,7 @@ log = logging.getLogger("reference")
 @command("reference")
 def main(config: DictConfig) -> None:
     if not str(config.reference).endswith(".safetensors"):
-        raise UserError(f"reference={config.reference} must be the name of a .safetensors file")
+        raise InputError(f"reference={config.reference} must be the name of a .safetensors file")
     device = launch.start()
     if config.images is None:
         images, data = FashionMNIST("train", **config.data), "Fashion-MNIST, training split"

@@ -20,8 +20,9 @@ from PIL import Image
 
 from eval.results import content_hash
 from models.checkpoint import write_atomically
+from models.errors import InputError
 from scripts import launch
-from scripts.cli import UserError, command
+from scripts.cli import command
 from scripts.figure_plan import Planner
 from scripts.figures import Evidence, figures_folder, record_store
 
@@ -39,7 +40,7 @@ def main(config: DictConfig) -> None:
     drawn = {name: folder / f"{name}.json" for name in config.figure}
     drawn = {name: path for name, path in drawn.items() if path.is_file()}
     if not drawn:
-        raise UserError(
+        raise InputError(
             f"{folder} holds no figures; draw them first: python -m scripts.figures figure=all"
         )
     sections = {"Claims": claims(folder)}

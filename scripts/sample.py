@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 
 from eval.results import content_hash
 from eval.shards import folder_digest
+from models.errors import InputError
 from scripts import job as jobs
 from scripts import launch, memory
-from scripts.cli import UserError, command
+from scripts.cli import command
 from scripts.compilation import compile_networks
 from scripts.fill import begin, fill
 from stitch import SharedPrefix, sample
@@ -103,7 +104,7 @@ def sample_batch(
             prefix=prefix,
         )
     except torch.OutOfMemoryError as error:
-        raise UserError(too_large(job)) from error
+        raise InputError(too_large(job)) from error
     return images[: len(indices)], job.labels(indices)
 
 

@@ -9,8 +9,9 @@ from eval.features import find_weights
 from eval.images import open_images
 from eval.results import ResultStore
 from models.checkpoint import CheckpointError
+from models.errors import InputError
 from scripts import launch
-from scripts.cli import CONFIGS, UserError
+from scripts.cli import CONFIGS
 from scripts.evaluate import Evaluator
 
 log = logging.getLogger("selftest")
@@ -22,7 +23,7 @@ def selftest(config: DictConfig) -> None:
     Ends the process with exit code 1 if a value is off by more than its limit.
 
     Raises:
-        UserError: if the weights, the reference or all batches are missing, saying what to
+        InputError: if the weights, the reference or all batches are missing, saying what to
             download from where to where.
     """
     evaluation = config.eval
@@ -33,7 +34,7 @@ def selftest(config: DictConfig) -> None:
     missing = missing_files(evaluation)
     present = [batch for batch in published.batches if Path(batch.path).is_file()]
     if missing and (len(missing) > len(published.batches) - len(present) or not present):
-        raise UserError(f"the selftest lacks files: {' | '.join(missing)}")
+        raise InputError(f"the selftest lacks files: {' | '.join(missing)}")
     for text in missing:
         log.info("skipped: %s", text)
     names = [name for name in evaluation.metrics if name in published.limits]

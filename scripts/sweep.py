@@ -25,9 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from eval.results import ResultStore, content_hash
 from eval.shards import ShardFolder, folder_digest
+from models.errors import InputError
 from scripts import job as jobs
 from scripts import launch
-from scripts.cli import CONFIGS, UserError, command, user_errors
+from scripts.cli import CONFIGS, command, user_errors
 from scripts.evaluate import Evaluator
 from scripts.together import groups, sample_together
 from stitch import evaluations, shared_evaluations
@@ -80,7 +81,7 @@ def fill_in(override: str) -> str:
     """``0,0.1,...,1`` written out, in decimal arithmetic so that no 0.30000000000000004 comes.
 
     Raises:
-        UserError: if the steps do not lead from the first value to the last.
+        InputError: if the steps do not lead from the first value to the last.
     """
     number = r"-?\d+(?:\.\d+)?"
 
@@ -88,7 +89,7 @@ def fill_in(override: str) -> str:
         first, second, last = (Decimal(text) for text in match.groups())
         step = second - first
         if not step or (last - first) / step < 1 or (last - first) % step:
-            raise UserError(
+            raise InputError(
                 f"{override}: {match[0]} has no steps of {step} from {first} to {last}; write the "
                 "values out"
             )
@@ -221,13 +222,13 @@ def changed(job: jobs.Job, evaluator: Evaluator, store: ResultStore) -> str | No
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise UserError unless files can be made in ``folder``."""
+    """Raise InputError unless files can be made in ``folder``."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(
+        raise InputError(
             f"runs={folder} cannot be written to ({error.strerror}); choose another folder"
         ) from error
 

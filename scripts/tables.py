@@ -6,8 +6,8 @@ from pathlib import Path
 
 from eval.results import content_hash
 from models.checkpoint import record_path
+from models.errors import InputError
 from scripts import paper
-from scripts.cli import UserError
 
 HEADERS = {
     "fraction": "share",
@@ -110,7 +110,7 @@ def _ours(column: str, point, record: dict, label: str):
     if column == "gmacs":
         return record["cost"]["macs_per_image"] / 1e9
     if column not in record["metrics"]:
-        raise UserError(f"figure.columns: {column} is unknown; known: {', '.join(HEADERS)}")
+        raise InputError(f"figure.columns: {column} is unknown; known: {', '.join(HEADERS)}")
     return record["metrics"][column]
 
 

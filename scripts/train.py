@@ -21,8 +21,9 @@ import models
 from eval.datasets import FashionMNIST
 from eval.results import content_hash
 from models.checkpoint import save_checkpoint
+from models.errors import InputError
 from scripts import launch, objectives
-from scripts.cli import UserError, command
+from scripts.cli import command
 
 log = logging.getLogger("train")
 
@@ -55,7 +56,7 @@ def train(recipe: DictConfig, config: DictConfig, device: torch.device) -> None:
         if made_by == recipe_hash:
             log.info("%s is finished: %s", recipe.name, export)
             return
-        raise UserError(
+        raise InputError(
             f"export={config.export} holds a {recipe.name} of another recipe ({made_by}, this is "
             f"{recipe_hash}); choose another export folder or move {export} away"
         )
@@ -113,7 +114,7 @@ def fit(recipe, config, objective, state, step, seconds, run, recipe_hash, devic
     """The training loop from ``step`` to ``recipe.steps``; returns all seconds spent so far."""
     network, ema, optimizer = state["network"], state["ema"], state["optimizer"]
     if recipe.batch_size % launch.world_size():
-        raise UserError(
+        raise InputError(
             f"train.batch_size={recipe.batch_size} is not a multiple of the {launch.world_size()} "
             "processes; change either"
         )
@@ -122,7 +123,9 @@ def fit(recipe, config, objective, state, step, seconds, run, recipe_hash, devic
         forward = nn.parallel.DistributedDataParallel(objective)
     half = launch.dtype(config.precision, device)
     if half == torch.float16:
-        raise UserError("precision=fp16 is for sampling, its gradients underflow; use bf16 or auto")
+        raise InputError(
+            "precision=fp16 is for sampling, its gradients underflow; use bf16 or auto"
+        )
     autocast = torch.autocast(device.type, half, enabled=half != torch.float32)
     logger = metrics_logger(config, recipe)
     bar = tqdm(
@@ -221,7 +224,7 @@ def resume(path: Path, state: dict, recipe_hash: str, device) -> tuple[int, floa
         return 0, 0.0
     saved = torch.load(path, map_location=device, weights_only=True)
     if saved["recipe_hash"] != recipe_hash:
-        raise UserError(
+        raise InputError(
             f"{path} was written by another recipe ({saved['recipe_hash']}, this is "
             f"{recipe_hash}); move it away to start afresh"
         )

@@ -11,9 +11,10 @@ import torch
 
 import models
 from models.cost import activation_bytes
+from models.errors import InputError
 from scripts import bench_metrics, bench_profile, launch, memory, sample, timing
 from scripts import job as jobs
-from scripts.cli import CONFIGS, UserError
+from scripts.cli import CONFIGS
 
 ROOT = Path(__file__).parent.parent
 
@@ -113,7 +114,7 @@ def test_a_batch_that_does_not_fit_says_which_does(monkeypatch):
     job = jobs.create(config, jobs.load_zoo(config, torch.device("cpu")))
     monkeypatch.setattr(sample, "sample", out_of_memory)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
-    with pytest.raises(UserError, match=r"batch_size=100 does not fit .*; \d+ does"):
+    with pytest.raises(InputError, match=r"batch_size=100 does not fit .*; \d+ does"):
         sample.sample_batch(job, range(100))
 
 

@@ -8,9 +8,10 @@ import torch
 
 from eval.results import ResultStore, content_hash
 from eval.shards import ShardFolder
+from models.errors import InputError
 from scripts import job as jobs
 from scripts import latency, plan, tables
-from scripts.cli import CONFIGS, UserError
+from scripts.cli import CONFIGS
 from stitch import Allocation, evaluations
 from stitch.cost import CostTable, candidates, lateness
 
@@ -45,7 +46,7 @@ def test_a_budget_is_a_time(text, seconds):
 
 @pytest.mark.parametrize("text", ["fast", "2h", "-1s", "0", "1s2", ""])
 def test_a_budget_that_is_no_time_is_refused(text):
-    with pytest.raises(UserError, match=f"budget={text} must be a time"):
+    with pytest.raises(InputError, match=f"budget={text} must be a time"):
         plan.parse_budget(text)
 
 
@@ -92,7 +93,7 @@ def test_recorded_allocations_come_first_by_fid_and_the_frontier_is_marked(point
 
 def test_a_budget_below_the_cheapest_allocation_is_told_the_minimum(points):
     with pytest.raises(
-        UserError, match=r"below the cheapest allocation, DiT-S\*10: it takes 0.15 s"
+        InputError, match=r"below the cheapest allocation, DiT-S\*10: it takes 0.15 s"
     ):
         plan.within(plan.rank(points, COSTS, {}), 0.1)
 
@@ -137,7 +138,7 @@ def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory():
 @pytest.mark.parametrize("setting", ["repetitions=0", "warm_up=0", "resolution=0"])
 def test_latency_settings_that_measure_nothing_are_refused(setting):
     config = compose("latency", setting)
-    with pytest.raises(UserError, match=setting):
+    with pytest.raises(InputError, match=setting):
         latency.allocations(config, jobs.load_zoo(config, torch.device("cpu")))
 
 

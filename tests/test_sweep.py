@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 import models
 from eval.results import content_hash
 from eval.shards import folder_digest
+from models.errors import InputError
 from scripts import job as jobs
 from scripts import sweep
-from scripts.cli import CONFIGS, UserError
+from scripts.cli import CONFIGS
 from scripts.evaluate import Evaluator
 from scripts.sample import sample_missing
 from scripts.together import groups
@@ -71,7 +72,7 @@ def test_three_dots_are_written_out_exactly(text, values):
 
 @pytest.mark.parametrize("text", ["0,0.3,...,1", "0,0,...,1", "1,2,...,0"])
 def test_three_dots_that_lead_nowhere_are_refused(text):
-    with pytest.raises(UserError, match="write the values out"):
+    with pytest.raises(InputError, match="write the values out"):
         sweep.fill_in(f"allocation.small={text}")
 
 
@@ -156,7 +157,7 @@ def test_a_sweep_with_failures_lists_them_and_exits_with_1(tmp_path, caplog):
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     config = compose(*FEW, f"runs={tmp_path / 'file' / 'runs'}")
-    with pytest.raises(UserError, match=r"runs=.* cannot be written to \(Not a directory\)"):
+    with pytest.raises(InputError, match=r"runs=.* cannot be written to \(Not a directory\)"):
         sweep.sweep([config])
 
 

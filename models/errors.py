@@ -1,0 +1,9 @@
+"""What a user did wrong, said so that it can be mended."""
+
+
+class InputError(ValueError):
+    """A setting, a file or an argument cannot be used.
+
+    The message names it, its value and the fix. Commands print it as one line and exit with 2;
+    anything else that is raised is a bug and keeps its traceback.
+    """

@@ -1,4 +1,4 @@
-"""Real images: Fashion-MNIST from its original idx files."""
+"""Real images by name: Fashion-MNIST from its original idx files, and Imagenette."""
 
 import gzip
 import hashlib
@@ -10,17 +10,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.imagenette import Imagenette
+from models.errors import InputError
+
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-CLASS_NAMES = (
-    "T-shirt", "trouser", "pullover", "dress", "coat",
-    "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
 _PREFIX = {"train": "train", "test": "t10k"}
 _FILES = [
     f"{prefix}-{kind}-ubyte"
     for prefix in _PREFIX.values()
     for kind in ("images-idx3", "labels-idx1")
 ]
+
+
+def open_dataset(name: str, split: str, **options) -> "FashionMNIST | Imagenette":
+    """The split ``train`` or ``test`` of the data set that a zoo's card calls ``data``.
+
+    Args:
+        options: ``root`` and ``download``, see the classes.
+
+    Raises:
+        InputError: for an unknown name, listing the known ones.
+    """
+    known = {"fashion-mnist": FashionMNIST, "imagenette": Imagenette}
+    if name not in known:
+        raise InputError(f"data set {name!r} is unknown; known: {', '.join(known)}")
+    return known[name](split, **options)
 
 
 class FashionMNIST:

@@ -5,6 +5,7 @@ commands need no first stage.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layouts import autoencoder_state
@@ -20,20 +21,26 @@ class FirstStage(nn.Module):
         autoencoder: the network.
         scale: latents = scale * autoencoder's latents, so that they have about unit variance.
         rounding: how decoded images become uint8; see ``to_uint8``.
+        patch_size: the network sees every square of so many pixels a side as one with all their
+            values as channels (pixel unshuffle), which spares a CPU the maps of full size.
     """
 
-    def __init__(self, autoencoder: nn.Module, scale: float, rounding: str):
+    def __init__(self, autoencoder: nn.Module, scale: float, rounding: str, patch_size: int = 1):
         super().__init__()
         if rounding not in _ROUNDINGS:
             raise ValueError(f"rounding {rounding!r} is unknown; known: {', '.join(_ROUNDINGS)}")
-        self.scale, self.rounding = scale, rounding
+        self.scale, self.rounding, self.patch_size = scale, rounding, patch_size
         self.autoencoder = autoencoder
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side for one latent."""
+        return self.patch_size * 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
 
     def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(C, H, W) of an image -> (c, h, w) of its latents."""
-        factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         _, height, width = image_shape
-        return self.autoencoder.config.latent_channels, height // factor, width // factor
+        return self.autoencoder.config.latent_channels, height // self.factor, width // self.factor
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -43,8 +50,11 @@ class FirstStage(nn.Module):
             noise: (B, c, h, w) standard normal, for a sample of the posterior where there is one;
                 None: its mean.
         """
-        dtype = next(self.autoencoder.parameters()).dtype
-        return self.scale * self._latents(to_unit_range(images).to(dtype), noise)
+        return self.latents(to_unit_range(images), noise)
+
+    def latents(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) images in [-1, 1] -> (B, c, h, w) latents, as ``encode``; with gradients."""
+        return self.scale * self._latents(self._patched(images), noise)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -54,17 +64,21 @@ class FirstStage(nn.Module):
 
     def decoded_at_once(self, latent_shape: tuple[int, int, int]) -> int:
         """How many latents (c, h, w) ``decode`` takes in one batch."""
-        factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         _, height, width = latent_shape
-        return max(1, DECODED_PIXELS // (factor**2 * height * width))
+        return max(1, DECODED_PIXELS // (self.factor**2 * height * width))
 
     def forward(self, latents: Tensor) -> Tensor:
         """(B, c, h, w) latents -> (B, C, H, W) images in about [-1, 1]."""
         dtype = next(self.autoencoder.parameters()).dtype
-        return self.autoencoder.decode((latents / self.scale).to(dtype), return_dict=False)[0]
+        patches = self.autoencoder.decode((latents / self.scale).to(dtype), return_dict=False)[0]
+        return F.pixel_shuffle(patches, self.patch_size)
 
-    def _latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        return self.autoencoder.encode(images).latents
+    def _patched(self, images: Tensor) -> Tensor:
+        dtype = next(self.autoencoder.parameters()).dtype
+        return F.pixel_unshuffle(images.to(dtype), self.patch_size)
+
+    def _latents(self, patches: Tensor, noise: Tensor | None) -> Tensor:
+        return self.autoencoder.encode(patches).latents
 
     def native_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of ours, of CompVis or of diffusers -> ours."""
@@ -77,14 +91,14 @@ class KLFirstStage(FirstStage):
     """A KL-regularised autoencoder (Rombach et al. 2022).
 
     Args:
-        scale, rounding: see ``FirstStage``.
+        scale, rounding, patch_size: see ``FirstStage``.
         config: arguments of ``diffusers.AutoencoderKL``.
     """
 
-    def __init__(self, scale: float, rounding: str = "nearest", **config):
+    def __init__(self, scale: float, rounding: str = "nearest", patch_size: int = 1, **config):
         from diffusers import AutoencoderKL
 
-        super().__init__(AutoencoderKL(**config), scale, rounding)
+        super().__init__(AutoencoderKL(**config), scale, rounding, patch_size)
 
     @torch.no_grad()
     def normalise(self, mean: Tensor, std: Tensor) -> None:
@@ -104,8 +118,16 @@ class KLFirstStage(FirstStage):
         out.bias += out.weight[:, :, 0, 0] @ mean
         out.weight *= std.view(1, -1, 1, 1)
 
-    def _latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        posterior = self.autoencoder.encode(images).latent_dist
+    def posterior(self, images: Tensor):
+        """The distribution (diffusers' ``DiagonalGaussianDistribution``) of unscaled latents.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1].
+        """
+        return self.autoencoder.encode(self._patched(images)).latent_dist
+
+    def _latents(self, patches: Tensor, noise: Tensor | None) -> Tensor:
+        posterior = self.autoencoder.encode(patches).latent_dist
         return posterior.mean if noise is None else posterior.mean + posterior.std * noise
 
 
@@ -127,14 +149,16 @@ class TinyFirstStage(FirstStage):
     """A small, fast stand-in for another autoencoder (TAESD); its latents are scaled already.
 
     Args:
-        scale, rounding: see ``FirstStage``.
+        scale, rounding, patch_size: see ``FirstStage``.
         config: arguments of ``diffusers.AutoencoderTiny``.
     """
 
-    def __init__(self, scale: float = 1.0, rounding: str = "nearest", **config):
+    def __init__(
+        self, scale: float = 1.0, rounding: str = "nearest", patch_size: int = 1, **config
+    ):
         from diffusers import AutoencoderTiny
 
-        super().__init__(AutoencoderTiny(**config), scale, rounding)
+        super().__init__(AutoencoderTiny(**config), scale, rounding, patch_size)
 
 
 class IdentityFirstStage(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from models import dit, first_stage, unet, uvit
-from models.classifier import Classifier
+from models.classifier import Classifier, ResNetClassifier
 
 # architecture -> constructor with every size as a keyword
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -13,6 +13,7 @@ _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "U-Net": unet.LDM,
     "U-ViT": uvit.UViT,
     "classifier": Classifier,
+    "classifier-resnet": ResNetClassifier,
     "first-stage-kl": first_stage.KLFirstStage,
     "first-stage-vq": first_stage.VQFirstStage,
     "first-stage-tiny": first_stage.TinyFirstStage,

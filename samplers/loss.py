@@ -1,5 +1,6 @@
 """The training loss of learned-range diffusion models (Nichol & Dhariwal 2021; DiT)."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -55,7 +56,7 @@ def draw_timesteps(
             f"train.interval=[{low}, {high}] must be timesteps with 0 <= low < high <= "
             f"{num_timesteps}"
         )
-    return torch.randint(low, high, (count,), generator=generator)
+    return torch.randint(low, high, (count,), generator=generator, device=generator.device)
 
 
 def split_output(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
@@ -73,20 +74,13 @@ def variational_bound(
     KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, and the discretised Gaussian
     likelihood of x_0 at t = 0.
     """
-    process = schedule.respaced(list(range(schedule.num_timesteps - 1, -1, -1)))
-
-    def at_t(table: Tensor) -> Tensor:
-        # Step order is descending in t, so the table is read from its end.
-        return table.flip(0).to(t.device)[t].to(x_0.dtype).view(-1, 1, 1, 1)
-
+    tables = _bound_tables(schedule, t.device)[:, t].to(x_0.dtype)[..., None, None, None]
+    signal, beta, coef1, coef2, true_log_variance = tables
     x_t = schedule.add_noise(x_0, noise, t)
-    signal = at_t(process.alphas_cumprod)
     predicted_x_0 = x_t / signal.sqrt() - epsilon * (1 / signal - 1).sqrt()
-    coef1, coef2 = at_t(process.posterior_mean_coef1), at_t(process.posterior_mean_coef2)
     true_mean = coef1 * x_0 + coef2 * x_t
     mean = coef1 * predicted_x_0 + coef2 * x_t
-    true_log_variance = at_t(process.posterior_log_variance_clipped)
-    log_variance = learned_range(logits, at_t(process.betas).log(), true_log_variance)
+    log_variance = learned_range(logits, beta.log(), true_log_variance)
 
     kl = 0.5 * (
         log_variance
@@ -98,6 +92,21 @@ def variational_bound(
     nll = -discretised_gaussian_log_likelihood(x_0, mean, 0.5 * log_variance)
     bound = torch.where(t.view(-1, 1, 1, 1) == 0, nll, kl)
     return bound.flatten(1).mean(1) / math.log(2.0)
+
+
+@functools.lru_cache(maxsize=8)
+def _bound_tables(schedule: NoiseSchedule, device: torch.device) -> Tensor:
+    """(5, T) float64 on ``device``: what the bound looks up, once for a whole training."""
+    process = schedule.respaced(list(range(schedule.num_timesteps - 1, -1, -1)))
+    tables = (
+        process.alphas_cumprod,
+        process.betas,
+        process.posterior_mean_coef1,
+        process.posterior_mean_coef2,
+        process.posterior_log_variance_clipped,
+    )
+    # Step order is descending in t, so the tables are read from their end.
+    return torch.stack([table.flip(0) for table in tables]).to(device)
 
 
 def learned_range(logits: Tensor, log_beta: Tensor, posterior_log_variance: Tensor) -> Tensor:

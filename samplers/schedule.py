@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -123,10 +123,15 @@ class NoiseSchedule:
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Draw from q(x_t | x_0): (B, ...) clean and noise, (B,) int64 timesteps -> (B, ...)."""
-        signal = self.alphas_cumprod.to(t.device)[t].sqrt().to(x_0.dtype)
-        sigma = (1 - self.alphas_cumprod.to(t.device)[t]).sqrt().to(x_0.dtype)
+        alphas_cumprod = self._alphas_cumprod_on(t.device)[t]
+        signal, sigma = alphas_cumprod.sqrt().to(x_0.dtype), (1 - alphas_cumprod).sqrt()
         shape = (-1,) + (1,) * (x_0.ndim - 1)
-        return signal.view(shape) * x_0 + sigma.view(shape) * noise
+        return signal.view(shape) * x_0 + sigma.to(x_0.dtype).view(shape) * noise
+
+    @lru_cache(maxsize=8)  # noqa: B019 (schedules are few and live as long as the process)
+    def _alphas_cumprod_on(self, device: torch.device) -> Tensor:
+        """Copied once: a copy for every batch would make a GPU wait."""
+        return self.alphas_cumprod.to(device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,8 +46,12 @@ def command(data, runs, recipe, *overrides, processes=None):
         launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     return [
         *launcher, "scripts.train", *OVERRIDES, f"train=fashion/{recipe}", f"data.root={data}",
-        f"runs={runs}", *overrides,
+        f"runs={runs}", f"export={exported(runs)}", *overrides,
     ]  # fmt: skip
+
+
+def exported(runs):
+    return runs / "exported"
 
 
 def run(*arguments, **options):
@@ -63,57 +67,58 @@ def train(*arguments, **options):
 
 
 def weights(runs, name):
-    return load_file(runs / "train" / "fashion" / "checkpoints" / f"{name}.safetensors")
+    return load_file(exported(runs) / f"{name}.safetensors")
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """Runs folder with a first stage and a DiT-S trained without interruption."""
     runs = tmp_path_factory.mktemp("runs")
-    train(data, runs, "first-stage", "train.steps=4", "train.batch_size=8")
-    train(data, runs, "DiT-S", "train.steps=60", "train.batch_size=16")
+    train(data, runs, "first-stage", "train.images=32", "train.batch_size=8")
+    train(data, runs, "DiT-S", "train.images=960", "train.batch_size=16")
     return runs
 
 
 def test_a_provenance_record_lies_beside_the_weights(trained):
-    record = json.loads((trained / "train" / "fashion" / "checkpoints" / "DiT-S.json").read_text())
+    record = json.loads((exported(trained) / "DiT-S.json").read_text())
     assert record["images_seen"] == 60 * 16
-    assert record["recipe"]["steps"] == 60
-    assert record.keys() >= {
-        "sha256", "recipe_hash", "data_sha256", "seed", "device", "wall_seconds", "commit",
-    }  # fmt: skip
+    assert record["recipe"]["images"] == 60 * 16
+    assert record.keys() >= {"sha256", "network", "data_sha256", "first_stage_sha256"}
+    (part,) = record["parts"]
+    assert part["images"] == 960
+    assert part.keys() >= {"device", "batch_size", "seconds", "torch", "commit"}
     assert 0 < record["results"]["mse"] < 2
 
 
 def test_a_finished_network_is_not_trained_again(data, trained):
-    result = train(data, trained, "DiT-S", "train.steps=60", "train.batch_size=16")
+    result = train(data, trained, "DiT-S", "train.images=960", "train.batch_size=16")
     assert "is finished" in result.stdout
 
 
 def test_a_network_of_another_recipe_is_not_overwritten(data, trained):
     before = weights(trained, "DiT-S")
-    result = run(data, trained, "DiT-S", "train.steps=61", "train.batch_size=16")
+    result = run(data, trained, "DiT-S", "train.images=960", "train.seed=1")
     assert result.returncode == 2
-    assert "another recipe" in result.stderr
+    assert "recipe.seed is 0 there and 1 here" in result.stderr
     after = weights(trained, "DiT-S")
     assert all(before[name].equal(after[name]) for name in before)
 
 
 def with_first_stage(trained, runs):
     """A fresh runs folder that holds the trained first stage."""
-    export = runs / "train" / "fashion" / "checkpoints"
+    export = exported(runs)
     export.mkdir(parents=True)
     for suffix in ("safetensors", "json"):
         name = f"first-stage.{suffix}"
-        shutil.copy(trained / "train" / "fashion" / "checkpoints" / name, export / name)
+        shutil.copy(exported(trained) / name, export / name)
     return runs
 
 
 def test_a_preview_learns_the_latents_and_images_of_the_first_stage(data, trained, tmp_path):
     runs = with_first_stage(trained, tmp_path)
-    train(data, runs, "preview", "train.steps=20", "train.batch_size=16", "train.warmup_steps=1")
+    train(data, runs, "preview", "train.images=320", "train.batch_size=16", "train.warmup_steps=1")
     before, after = (
-        json.loads((runs / "train" / "fashion" / "checkpoints" / f"{name}.json").read_text())
+        json.loads((exported(runs) / f"{name}.json").read_text())
         for name in ("first-stage", "preview")
     )
     assert after["images_seen"] == 320
@@ -124,7 +129,7 @@ def test_a_preview_learns_the_latents_and_images_of_the_first_stage(data, traine
 def test_training_that_was_killed_continues_bit_exactly(data, trained, tmp_path):
     runs = with_first_stage(trained, tmp_path)
     arguments = (
-        data, runs, "DiT-S", "train.steps=60", "train.batch_size=16", "checkpoint_seconds=0",
+        data, runs, "DiT-S", "train.images=960", "train.batch_size=16", "checkpoint_seconds=0",
     )  # fmt: skip
     state = runs / "train" / "fashion" / "DiT-S" / "last.pt"
     process = subprocess.Popen(
@@ -135,10 +140,10 @@ def test_training_that_was_killed_continues_bit_exactly(data, trained, tmp_path)
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (runs / "train" / "fashion" / "checkpoints" / "DiT-S.json").exists()
+    assert not (exported(runs) / "DiT-S.json").exists()
 
     result = train(*arguments)
-    assert "continuing at step" in result.stdout
+    assert "continuing at" in result.stdout
     whole, resumed = weights(trained, "DiT-S"), weights(runs, "DiT-S")
     assert all(whole[name].equal(resumed[name]) for name in whole)
 
@@ -146,7 +151,7 @@ def test_training_that_was_killed_continues_bit_exactly(data, trained, tmp_path)
 def test_two_processes_train_what_one_does_up_to_rounding(data, trained, tmp_path):
     runs = [with_first_stage(trained, tmp_path / name) for name in ("one", "two")]
     for folder, processes in zip(runs, (None, 2), strict=True):
-        arguments = ("DiT-S", "train.steps=5", "train.batch_size=16", "train.warmup_steps=1")
+        arguments = ("DiT-S", "train.images=80", "train.batch_size=16", "train.warmup_steps=1")
         train(data, folder, *arguments, processes=processes)
     one, two = (weights(folder, "DiT-S") for folder in runs)
     # Stored as float16: one unit in the last place of a weight near 0.5 is 0.0005.

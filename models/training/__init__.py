@@ -1,0 +1,1 @@
+"""How networks are trained: the loop, averages, and what autoencoders and classifiers learn."""

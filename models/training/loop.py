@@ -1,0 +1,291 @@
+"""The training of one network: a loop that stops and goes on anywhere.
+
+Progress is counted in images, so that another machine may go on with batches of another size.
+"""
+
+import copy
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.checkpoint import replacing
+from models.errors import InputError
+from models.training import ema
+
+log = logging.getLogger("train")
+
+# What a machine may choose: the same training goes on if these change.
+FREE = ("images", "batch_size", "lr")
+
+
+class Training:
+    """One network on its way: weights, their average, optimiser, and how many images were seen.
+
+    Args:
+        recipe: ``configs/train/ZOO/NAME.yaml``.
+        identity: all that makes this training one and no other, as plain data with ``recipe`` in
+            it; see ``check_same``.
+        network: to be trained; its device is where everything happens.
+        objective: a module around ``network``; see ``models.training.objectives``.
+        path: the file of the training's state.
+        forward: the objective as it is called: itself, or wrapped for several processes.
+        autocast: what the losses are computed in.
+        rank, world_size: which part of every batch is this process's.
+
+    Attributes:
+        images: seen so far.
+        step: steps taken so far.
+        seconds: spent in steps so far, in all processes before this one too.
+        average: the network with averaged weights, which is what gets used.
+        exported: images seen by the weights that were exported last.
+        parts: of the training, each on one machine: what ``part`` says, images and seconds.
+    """
+
+    def __init__(
+        self,
+        recipe: DictConfig,
+        identity: dict,
+        network: nn.Module,
+        objective: nn.Module,
+        path: Path,
+        forward: nn.Module,
+        autocast: AbstractContextManager,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if recipe.batch_size % world_size:
+            raise InputError(
+                f"train.batch_size={recipe.batch_size} is not a multiple of the {world_size} "
+                "processes; change either"
+            )
+        self.recipe, self.identity, self.path = recipe, identity, path
+        self.network, self.objective, self.forward = network, objective, forward
+        self.autocast = autocast
+        self.rank, self.world_size = rank, world_size
+        self.device = next(network.parameters()).device
+        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in network.parameters() if p.requires_grad],
+            lr=recipe.lr,
+            betas=tuple(recipe.betas),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.step, self.images, self.seconds = 0, 0, 0.0
+        self.warm_from, self.exported = 0, 0
+        self.parts: list[dict] = []
+        self._saved = time.monotonic()
+
+    @property
+    def done(self) -> bool:
+        return self.images >= self.recipe.images
+
+    def resume(self) -> bool:
+        """Go on from the state at ``path``; False if there is none.
+
+        Raises:
+            InputError: if it cannot be read, or is of another recipe: the differences are named.
+        """
+        if not self.path.exists():
+            return False
+        try:
+            saved = torch.load(self.path, map_location=self.device, weights_only=True)
+            check_same(self.identity, saved["identity"], self.path)
+            for name, part in self._modules().items():
+                part.load_state_dict(saved[name])
+        except InputError:
+            raise
+        except Exception as error:  # a damaged file can raise anything
+            raise InputError(
+                f"{self.path} is damaged ({type(error).__name__}: {error}); delete it, and the "
+                "training goes on from the exported weights, or starts afresh if there are none"
+            ) from error
+        for name in ("step", "images", "seconds", "warm_from", "parts"):
+            setattr(self, name, saved[name])
+        log.info("%s: continuing at %d images from %s", self.recipe.name, self.images, self.path)
+        return True
+
+    def go_on_from(self, images: int, parts: list[dict]) -> None:
+        """Take the weights that the network has now as those after ``images`` images.
+
+        For weights that were exported where the state is lost: the average is them as well, the
+        optimiser starts anew and so warms up again.
+        """
+        self.average.load_state_dict(self.network.state_dict())
+        self.step = self.warm_from = images // self.recipe.batch_size
+        self.images, self.parts = images, parts
+        self.seconds = sum(part["seconds"] for part in parts)
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        counts = ("step", "images", "seconds", "warm_from", "parts")
+        record = {name: getattr(self, name) for name in counts}
+        record["identity"] = self.identity
+        record |= {name: part.state_dict() for name, part in self._modules().items()}
+        with replacing(self.path) as temporary:
+            torch.save(record, temporary)
+        self._saved = time.monotonic()
+
+    def run(
+        self,
+        until: int,
+        stop: Callable[[], bool],
+        logger: Callable[[dict, int], None],
+        part: dict,
+        checkpoint_seconds: float = 60,
+        log_every: int = 50,
+    ) -> None:
+        """Train until ``until`` images have been seen or ``stop`` says so, and save the state.
+
+        Args:
+            stop: asked after every step; several processes must be answered alike.
+            logger: gets losses by name and the number of images seen, every ``log_every`` steps.
+            part: facts about this machine, for ``parts``.
+
+        Raises:
+            FloatingPointError: if a loss is not finite.
+        """
+        self._begin(part)
+        self.network.train()
+        bar = tqdm(
+            total=self.recipe.images,
+            initial=self.images,
+            desc=self.recipe.name,
+            unit="img",
+            disable=self.rank != 0,
+            smoothing=0.05,
+            mininterval=1.0,
+        )
+        while self.images < min(until, self.recipe.images):
+            began = time.monotonic()
+            losses = self._step()
+            bar.update(self.recipe.batch_size)
+            if self.step % log_every == 0:
+                values = {name: value.item() for name, value in losses.items()}
+                if not math.isfinite(values["loss"]):
+                    raise FloatingPointError(
+                        f"{self.recipe.name}: loss is {values['loss']} at step {self.step}"
+                    )
+                bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
+                logger(values, self.images)
+            self._count(time.monotonic() - began)
+            if self.rank == 0 and time.monotonic() - self._saved > checkpoint_seconds:
+                self.save()
+            if stop():
+                break
+        bar.close()
+        if self.rank == 0:
+            self.save()
+
+    def _step(self) -> dict[str, Tensor]:
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr * learning_rate_factor(self, recipe)
+        # Everything random depends on (seed, step) only: resuming and ranks change nothing.
+        indices = batch_indices(recipe.seed, self.images, recipe.batch_size, self.objective.count)
+        generator = torch.Generator(self.device).manual_seed(recipe.seed * 1_000_003 + self.step)
+        share = recipe.batch_size // self.world_size
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        batch = [part[mine] for part in self.objective.batch(indices.to(self.device), generator)]
+        with self.autocast:
+            losses = self.forward(*batch)
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.images += recipe.batch_size
+        ema.update(self.average, self.network, self._decay())
+        return losses
+
+    def _decay(self) -> float:
+        if "ema_width" in self.recipe:
+            return ema.power_decay(self.images, self.recipe.batch_size, self.recipe.ema_width)
+        return self.recipe.ema_decay
+
+    def _begin(self, part: dict) -> None:
+        """Open a new entry of ``parts`` unless the last one is of the same facts."""
+        if not self.parts or any(self.parts[-1].get(name) != part[name] for name in part):
+            self.parts.append({**part, "images": 0, "seconds": 0.0})
+
+    def _count(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.parts[-1]["seconds"] += seconds
+        self.parts[-1]["images"] += self.recipe.batch_size
+
+    def _modules(self) -> dict:
+        return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+
+
+def check_same(identity: dict, other: dict, where: Path) -> None:
+    """Refuse a training that is not this one: of another recipe, network, data or first stage.
+
+    Args:
+        identity: ours: nested dicts of plain data.
+        other: the one found at ``where``; what it has beside the names of ours is not looked at.
+
+    Raises:
+        InputError: naming what differs; what a machine may choose (``FREE``) does not count.
+    """
+    ours, theirs = (
+        _flat(facts) for facts in (identity, {name: other.get(name) for name in identity})
+    )
+    differences = [
+        f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    if differences:
+        raise InputError(
+            f"{where} is of another training: {'; '.join(differences)}; move it away to start "
+            "afresh, or choose other folders (export=, runs=)"
+        )
+
+
+def _flat(facts: dict, prefix: str = "") -> dict:
+    """Nested facts by dotted names, but for what a machine may choose."""
+    flat = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif prefix + name not in {f"recipe.{free}" for free in FREE}:
+            flat[prefix + name] = value
+    return flat
+
+
+def learning_rate_factor(training: Training, recipe: DictConfig) -> float:
+    """Linear warm-up, constant, then linear to zero over the last ``cooldown`` of the images."""
+    warm = min(1.0, (training.step - training.warm_from + 1) / recipe.warmup_steps)
+    cooldown = max(recipe.batch_size, recipe.cooldown * recipe.images)
+    return min(warm, (recipe.images - training.images) / cooldown)
+
+
+def batch_indices(seed: int, start: int, batch_size: int, num_images: int) -> Tensor:
+    """Training indices of the images [start, start + batch_size) that a training sees.
+
+    Epochs are permutations keyed by (seed, epoch).
+    """
+    positions = torch.arange(start, start + batch_size)
+    epochs = positions // num_images
+    return torch.cat(
+        [
+            epoch_order(seed, epoch, num_images)[positions[epochs == epoch] % num_images]
+            for epoch in epochs.unique().tolist()
+        ]
+    )
+
+
+@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
+def epoch_order(seed: int, epoch: int, num_images: int) -> Tensor:
+    """The permutation of the training images that is epoch number ``epoch``."""
+    generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
+    return torch.randperm(num_images, generator=generator)

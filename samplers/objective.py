@@ -1,0 +1,102 @@
+"""What denoisers are trained on: noisy latents, the loss and its weight."""
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import InputError
+from samplers.loss import draw_timesteps, training_losses
+from samplers.schedule import NoiseSchedule
+
+
+class DenoiserObjective(nn.Module):
+    """The hybrid diffusion loss on latents, with label dropout for guidance (DiT's training).
+
+    An objective as ``models.training.objectives`` describes them.
+
+    Args:
+        network: a denoiser; it says its noise schedule.
+        mean, std: (M, N, C, H, W) of the posteriors of N images' latents in M versions (flipped or
+            not), on the network's device.
+        labels: (N,) int64.
+        label_dropout: share of the labels that become the null class.
+        interval: (low, high), timesteps to be trained on; None: all (see ``draw_timesteps``).
+        weighting: of the squared error, see ``loss_weights``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Tensor,
+        std: Tensor,
+        labels: Tensor,
+        label_dropout: float,
+        interval: list[int] | None = None,
+        weighting: str | None = None,
+    ):
+        super().__init__()
+        self.network, self.label_dropout, self.interval = network, label_dropout, interval
+        self.schedule = NoiseSchedule.create(network.spec.schedule)
+        self.mean, self.std, self.labels = mean, std, labels.to(mean.device)
+        self.count = len(labels)
+        self.weights = loss_weights(weighting, self.schedule).to(mean)
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        count, device = len(indices), self.mean.device
+        version = torch.zeros_like(indices)
+        if len(self.mean) > 1:
+            version = torch.randint(len(self.mean), (count,), generator=generator, device=device)
+        mean, std = self.mean[version, indices], self.std[version, indices]
+        x_0 = mean + std * torch.randn(mean.shape, generator=generator, device=device)
+        noise = torch.randn(mean.shape, generator=generator, device=device)
+        t = draw_timesteps(count, self.schedule.num_timesteps, generator, self.interval)
+        dropped = torch.rand(count, generator=generator, device=device) < self.label_dropout
+        y = torch.where(dropped, self.network.spec.null_label, self.labels[indices])
+        return x_0, noise, t, y
+
+    def forward(self, x_0: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> dict[str, Tensor]:
+        x_t = self.schedule.add_noise(x_0, noise, t)
+        output = self.network(x_t, t + self.network.spec.timestep_offset, y).float()
+        losses = training_losses(output, x_0, noise, t, self.schedule)
+        loss = self.weights[t] * losses["mse"] + losses["vb"]
+        return {"loss": loss.mean(), "mse": losses["mse"].mean(), "vb": losses["vb"].mean()}
+
+    def evaluate(self, network: nn.Module, test: "DenoiserObjective") -> dict[str, float]:
+        """Mean squared error of epsilon on training and on test latents, the same draws always.
+
+        Args:
+            test: the same objective on latents that the network was not trained on.
+        """
+        return {"mse": self.error(network), "test_mse": test.error(network)}
+
+    @torch.no_grad()
+    def error(self, network: nn.Module, count: int = 2000) -> float:
+        """Mean squared error of epsilon on ``count`` images at most, evenly taken of all."""
+        step = max(1, self.count // count)
+        indices = torch.arange(0, self.count, step, device=self.mean.device)[:count]
+        generator = torch.Generator(self.mean.device).manual_seed(0)
+        batches = zip(*(part.split(500) for part in self.batch(indices, generator)), strict=True)
+        total = 0.0
+        for x_0, noise, t, y in batches:
+            x_t = self.schedule.add_noise(x_0, noise, t)
+            output = network(x_t, t + network.spec.timestep_offset, y).float()
+            total += training_losses(output, x_0, noise, t, self.schedule)["mse"].sum().item()
+        return total / len(indices)
+
+
+def loss_weights(weighting: str | None, schedule: NoiseSchedule) -> Tensor:
+    """(T,) float64 weights of the squared error of epsilon at every timestep.
+
+    Args:
+        weighting: None for 1 (Ho et al. 2020), or ``min-snr-G``: min(SNR, G) / SNR, which gives
+            little weight to steps with little noise (Hang et al. 2023, eq. 8; G = 5 there).
+
+    Raises:
+        InputError: for anything else.
+    """
+    if weighting is None:
+        return torch.ones_like(schedule.alphas_cumprod)
+    name, _, limit = weighting.rpartition("-")
+    if name != "min-snr" or not limit.replace(".", "", 1).isdigit():
+        raise InputError(f"train.weighting={weighting} is unknown; known: null, min-snr-5")
+    snr = torch.exp(2 * schedule.half_log_snr)
+    return snr.clamp(max=float(limit)) / snr

@@ -1,0 +1,244 @@
+"""Where the networks of a zoo are trained: from configs to trainings, and to finished weights."""
+
+import copy
+import functools
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import models
+from eval.datasets import open_dataset
+from models.checkpoint import load_checkpoint, record_path, recorded_sha256, save_checkpoint
+from models.errors import InputError
+from models.training import augment, objectives
+from models.training.loop import Training, check_same
+from samplers.objective import DenoiserObjective
+from scripts import launch
+
+log = logging.getLogger("train")
+
+
+class Workshop:
+    """Where the networks of a zoo are trained: data, latents and finished networks, shared by all.
+
+    Args:
+        config: ``configs/train.yaml``, composed.
+        device: of networks and data.
+    """
+
+    def __init__(self, config: DictConfig, device: torch.device):
+        self.config, self.device = config, device
+        self.zoo_name = config.zoo.name
+        self.export_folder = Path(config.export)
+        self.commit = launch.commit()
+        self.dtype = launch.dtype(config.precision, device)
+        if self.dtype == torch.float16:
+            raise InputError(
+                "precision=fp16 is for sampling, its gradients underflow; use bf16 or auto"
+            )
+        self.compile = device.type == "cuda" if config.compile is None else config.compile
+
+    @functools.cached_property
+    def data(self):
+        return open_dataset(self.config.zoo.data, "train", **self.config.data)
+
+    @functools.cached_property
+    def test(self):
+        return open_dataset(self.config.zoo.data, "test", **self.config.data)
+
+    @functools.cached_property
+    def latents(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and deviations (M, N, c, h, w) of the training images' latents, and flipped."""
+        return self._encode(self.data.images)
+
+    @functools.cached_property
+    def test_latents(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._encode(self.test.images)
+
+    def _encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        stage = self.finished("first-stage")
+        images = images.to(self.device)
+        versions = [images, images.flip(-1)] if self.config.zoo.get("flips", False) else [images]
+        pairs = [objectives.posteriors(stage, version) for version in versions]
+        return tuple(torch.stack(parts) for parts in zip(*pairs, strict=True))
+
+    def file(self, name: str) -> Path:
+        return self.export_folder / f"{name}.safetensors"
+
+    def finished(self, name: str) -> nn.Module:
+        """An exported network that others are trained on.
+
+        Raises:
+            InputError: if it has not been trained yet.
+        """
+        if not self.file(name).exists():
+            raise InputError(
+                f"{self.file(name)} does not exist, and others are trained on it: run "
+                f"python -m scripts.train zoo={self.zoo_name} train={self.zoo_name}/{name} first"
+            )
+        network = models.create(**network_config(self.config, name)).to(self.device)
+        load_checkpoint(network, self.file(name))
+        return network.eval().requires_grad_(False)
+
+    def open(self, recipe: DictConfig) -> Training:
+        """A recipe's training, where it stands: by its state, else by what was exported of it.
+
+        Raises:
+            InputError: if either is of another recipe, network, data or first stage.
+        """
+        torch.manual_seed(recipe.seed)
+        network = models.create(**network_config(self.config, recipe.name)).to(self.device)
+        network = network.to(memory_format=torch.channels_last)
+        if recipe.get("start_from"):
+            load_checkpoint(network, self.file(recipe.start_from))
+        identity = self.identity(recipe)
+        record_file = record_path(self.file(recipe.name))
+        record = json.loads(record_file.read_text()) if record_file.exists() else None
+        if record is not None:
+            check_same(identity, record, record_file)
+        objective = self.objective(recipe, network)
+        forward = objective
+        if launch.world_size() > 1:
+            forward = nn.parallel.DistributedDataParallel(objective)
+        training = Training(
+            recipe,
+            identity,
+            network,
+            objective,
+            Path(self.config.runs) / "train" / self.zoo_name / recipe.name / "last.pt",
+            forward,
+            torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32),
+            launch.rank(),
+            launch.world_size(),
+        )
+        training.resume()
+        if record is not None and record["images_seen"] > training.images:
+            load_checkpoint(network, self.file(recipe.name))
+            training.go_on_from(record["images_seen"], record["parts"])
+            log.info("%s: goes on from %s", recipe.name, self.file(recipe.name))
+        training.exported = record["images_seen"] if record is not None else 0
+        if training.done and training.exported == training.images:
+            log.info("%s is finished: %s", recipe.name, self.file(recipe.name))
+        if self.compile:
+            network.compile(dynamic=False)
+        return training
+
+    def identity(self, recipe: DictConfig) -> dict:
+        """All that makes a training this one and no other."""
+        facts = {
+            "network": network_config(self.config, recipe.name),
+            "recipe": OmegaConf.to_container(recipe),
+            "data_sha256": self.data.sha256,
+        }
+        if recipe.kind in ("denoiser", "preview"):
+            self.finished("first-stage")
+            facts["first_stage_sha256"] = recorded_sha256(self.file("first-stage"))
+        return facts
+
+    def objective(self, recipe: DictConfig, network: nn.Module) -> nn.Module:
+        """What a recipe's network learns.
+
+        Raises:
+            InputError: for an unknown kind.
+        """
+        augmentation = augment.create(recipe.get("augment"))
+        if recipe.kind == "classifier":
+            return objectives.ClassifierObjective(
+                network, self.data, augmentation, recipe.label_smoothing
+            )
+        if recipe.kind == "first-stage":
+            weight = recipe.get("feature_weight", 0)
+            classifier = self.finished("classifier") if weight else None
+            return objectives.FirstStageObjective(
+                network, self.data, augmentation, recipe.kl_weight, classifier, weight
+            )
+        if recipe.kind == "decoder":
+            return objectives.DecoderObjective(network, self.data)
+        if recipe.kind == "preview":
+            return objectives.PreviewObjective(network, self.data, self.finished("first-stage"))
+        if recipe.kind == "denoiser":
+            return self._denoiser_objective(recipe, network, self.latents, self.data.labels)
+        raise InputError(
+            f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, decoder, "
+            "preview, denoiser"
+        )
+
+    def _denoiser_objective(self, recipe, network, latents, labels) -> DenoiserObjective:
+        settings = (recipe.label_dropout, recipe.get("interval"), recipe.get("weighting"))
+        return DenoiserObjective(network, *latents, labels, *settings)
+
+    def advance(self, training: Training, until: int, stop: Callable[[], bool]) -> None:
+        """Train until ``until`` images have been seen or ``stop`` says so."""
+        part = {
+            "device": launch.device_name(self.device),
+            "processes": launch.world_size(),
+            "batch_size": training.recipe.batch_size,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "torch": str(torch.__version__),  # a str that pickle knows
+            "commit": self.commit,
+        }
+        logger = metrics_logger(self.config, training.recipe)
+        training.run(
+            until, stop, logger, part, self.config.checkpoint_seconds, self.config.log_every
+        )
+
+    def export(self, training: Training) -> None:
+        """Store the averaged weights in half precision, with all that is known of their making."""
+        if not launch.is_main():
+            return
+        average, objective = training.average, training.objective
+        if hasattr(objective, "finish"):
+            average = copy.deepcopy(average)
+            objective.finish(average)
+        test = self.test
+        if training.recipe.kind == "denoiser":
+            test = self._denoiser_objective(
+                training.recipe, average, self.test_latents, self.test.labels
+            )
+        results = objective.evaluate(average, test)
+        provenance = {
+            **training.identity,
+            "images_seen": training.images,
+            "weights": "exponential moving average",
+            "results": results,
+            "wall_seconds": round(training.seconds),
+            "parts": training.parts,
+            **self.config.zoo.get("provenance", {}),
+        }
+        save_checkpoint(average, self.file(training.recipe.name), provenance)
+        training.exported = training.images
+        log.info("%s: %d images, %s", training.recipe.name, training.images, results)
+
+
+def network_config(config: DictConfig, name: str) -> dict:
+    """Architecture and sizes of a network, as the zoo's card has them."""
+    others = {
+        "classifier": "classifier",
+        "first-stage": "first_stage",
+        "first-stage-ft": "first_stage",
+        "preview": "preview",
+    }
+    entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[name]
+    sizes = OmegaConf.to_container(entry, resolve=True)
+    return {key: value for key, value in sizes.items() if key != "file"}
+
+
+def metrics_logger(config: DictConfig, recipe: DictConfig):
+    """A function (values, step) that logs to wandb, or nowhere if it is disabled."""
+    if config.wandb.mode == "disabled" or not launch.is_main():
+        return lambda values, step: None
+    import wandb
+
+    wandb.init(
+        project=config.wandb.project,
+        mode=config.wandb.mode,
+        name=recipe.name,
+        config=OmegaConf.to_container(recipe),
+        reinit=True,
+    )
+    return lambda values, step: wandb.log(values, step=step)

@@ -16,25 +16,25 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.registry import register_feature_extractor
 
 from models.checkpoint import CheckpointError, load_checkpoint, read_tensors, sha256_of
-from models.classifier import Classifier
+from models.classifier import Classifier, ResNetClassifier
 
 
-class FashionFeatures(FeatureExtractorBase):
-    """The fashion zoo's classifier as a torch-fidelity feature extractor.
+class ClassifierFeatures(FeatureExtractorBase):
+    """A zoo's own classifier as a torch-fidelity feature extractor.
 
-    ``features`` are the 128 penultimate features (FID, KID, precision and recall), ``logits`` the
-    10 classes' (Inception Score). Registered in torch-fidelity as ``fashion-classifier``; give
-    the weights with ``feature_extractor_weights_path``.
+    ``features`` are the penultimate ones (FID, KID, precision and recall), ``logits`` the classes'
+    (Inception Score). Registered in torch-fidelity under the names in ``CLASSIFIERS``; give the
+    weights with ``feature_extractor_weights_path``.
 
     Args:
         name: the name it is registered under.
         features_list: which of ``features`` and ``logits``.
-        feature_extractor_weights_path: ``checkpoints/fashion/classifier.safetensors``.
+        feature_extractor_weights_path: ``checkpoints/ZOO/classifier.safetensors``.
     """
 
     def __init__(self, name: str, features_list, feature_extractor_weights_path, **kwargs):
         super().__init__(name, features_list)
-        self.classifier = Classifier()
+        self.classifier = CLASSIFIERS[name]()
         load_checkpoint(self.classifier, feature_extractor_weights_path)
         self.eval().requires_grad_(False)
 
@@ -51,21 +51,40 @@ class FashionFeatures(FeatureExtractorBase):
     def can_be_compiled():
         return True
 
-    @staticmethod
-    def get_dummy_input_for_compile():
-        return (torch.rand([4, 1, 28, 28]) * 255).to(torch.uint8)
+    def get_dummy_input_for_compile(self):
+        return (torch.rand([4, *self.classifier.image_shape]) * 255).to(torch.uint8)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(N, 1 or 3, 28, 28) uint8 (of three equal channels one is read) -> wanted features."""
-        if images.shape[2:] != (28, 28):
-            size = "x".join(map(str, images.shape[2:]))
-            raise ValueError(f"images are {size}, the extractor {self.name} reads 28x28")
-        features, logits = self.classifier(images[:, :1])
+        """(N, C or 3, H, W) uint8 of the zoo's size -> wanted features.
+
+        Of three channels a grey classifier reads the first.
+
+        Raises:
+            ValueError: for images of another size, or too few channels.
+        """
+        channels, *size = self.classifier.image_shape
+        if list(images.shape[2:]) != size or images.shape[1] < channels:
+            raise ValueError(
+                f"images are {_size(images.shape[1:])}, the extractor {self.name} reads "
+                f"{_size(self.classifier.image_shape)}; choose the zoo's evaluation (eval=ZOO)"
+            )
+        features, logits = self.classifier(images[:, :channels])
         both = {"features": features, "logits": logits}
         return tuple(both[name] for name in self.features_list)
 
 
-register_feature_extractor("fashion-classifier", FashionFeatures)
+def _size(shape: Sequence[int]) -> str:
+    channels, height, width = shape
+    return f"{height}x{width}x{channels}"
+
+
+# Name in torch-fidelity -> the network.
+CLASSIFIERS = {
+    "fashion-classifier": Classifier,
+    "imagenette64-classifier": ResNetClassifier,
+}
+for _name in CLASSIFIERS:
+    register_feature_extractor(_name, ClassifierFeatures)
 
 
 class InceptionFeatures(FeatureExtractorInceptionV3):
@@ -142,7 +161,7 @@ class DinoFeatures(FeatureExtractorDinoV2):
 
 # Extractor -> the metrics that its features are for.
 METRICS = {
-    "fashion-classifier": ("fid", "is", "precision", "recall", "kid"),
+    **dict.fromkeys(CLASSIFIERS, ("fid", "is", "precision", "recall", "kid")),
     "inception-v3-compat": ("fid", "sfid", "is", "precision", "recall", "kid"),
     **dict.fromkeys(MODEL_METADATA, ("fd_dinov2", "precision", "recall", "kid")),
 }
@@ -167,8 +186,8 @@ def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExt
         CheckpointError: if ``weights`` are missing or damaged.
     """
     known_metrics(name)
-    if name == "fashion-classifier":
-        extractor = FashionFeatures(name, ["features", "logits"], weights)
+    if name in CLASSIFIERS:
+        extractor = ClassifierFeatures(name, ["features", "logits"], weights)
     elif name in MODEL_METADATA:
         extractor = DinoFeatures(name, Path(weights))
     else:

@@ -17,6 +17,7 @@ from models.checkpoint import (
     recorded_sha256,
     sha256_of,
 )
+from models.classes import Classes
 from models.cost import macs
 from models.first_stage import CONFIGURATIONS as FIRST_STAGES
 from models.quantise import quantise
@@ -91,6 +92,7 @@ class Zoo:
         specs: mapping name -> spec of the denoiser, known from the card alone.
         first_stage: images <-> latents, the network that ``decoder`` names.
         files: mapping key -> ``PublishedFile``; empty for a zoo that is shipped.
+        classes: names and numbers of the classes.
         schedule: name of the noise schedule that is sampled on.
         unconditional: how its denoisers are told "no class"; see ``samplers.Guidance.guide``.
 
@@ -111,6 +113,11 @@ class Zoo:
         self.quantisation, self.decoder = quantisation, decoder
         self.name: str = card.name
         self.num_classes: int = card.num_classes
+        self.classes = Classes(
+            card.num_classes,
+            tuple(card.get("classes", ())),
+            tuple(card.get("imagenet_classes", ())),
+        )
         self.guidance_channels: int = card.guidance_channels
         self.schedule: str = card.schedule
         self.unconditional: str = card.get("unconditional", "null-class")

@@ -104,13 +104,6 @@ class Planner:
         words = [o for o in HydraConfig.get().overrides.task if _key(o) in ("zoo", "protocol")]
         return "".join(f" {word}" for word in [*words, *self.given])
 
-    @property
-    def evaluation(self) -> DictConfig:
-        """The config group ``eval`` of the data set."""
-        given = [o for o in HydraConfig.get().overrides.task if _key(o).split(".")[0] == "eval"]
-        chosen = [] if any(_key(o) == "eval" for o in given) else [f"eval={self.facts['eval']}"]
-        return hydra.compose(CONFIG, [*chosen, *given]).eval
-
     def parts(self, figure: dict) -> dict[str, str]:
         """Part (small, medium, large) -> denoiser, and ``zoo`` -> its zoo."""
         families = self.facts["families"]

@@ -83,7 +83,7 @@ class Evidence:
     @property
     def evaluator(self) -> Evaluator:
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.planner.evaluation, self.planner.device)
+            self._evaluator = Evaluator(self.planner.config.eval, self.planner.device)
         return self._evaluator
 
     def kind(self, figure: dict) -> str:

@@ -14,10 +14,11 @@ import stitch
 from eval.results import content_hash
 from eval.shards import ShardFolder
 from models.checkpoint import CheckpointError
+from models.classes import Classes
 from models.errors import InputError
 from samplers.noise import random_labels
 from scripts import launch
-from stitch.sampling import ALIGNMENTS, check_labels
+from stitch.sampling import ALIGNMENTS
 from stitch.trajectory import check_fit
 
 
@@ -98,7 +99,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
     sampler = samplers.create(schedule=config.schedule or zoo.schedule, **settings)
     allocation = allocate(config, zoo, sampler)
     guidance = _guidance(config, zoo)
-    label_rule = _label_rule(config.labels, zoo.num_classes)
+    label_rule = _label_rule(config.labels, zoo.classes)
     _whole(config, "seed", 0)
     for setting in ("num_images", "batch_size", "shard_size"):
         _whole(config, setting, 1)
@@ -274,19 +275,16 @@ def _whole(config: DictConfig, setting: str, smallest: int) -> None:
         raise InputError(f"{setting}={value} must be a whole number, {smallest} or more")
 
 
-def _label_rule(rule, num_classes: int) -> str | list[int]:
+def _label_rule(rule, classes: Classes) -> str | list[int]:
     if rule in ("random", "balanced"):
         return rule
-    if isinstance(rule, str):
-        raise InputError(f"labels={rule} is unknown; known: random, balanced, or a list of classes")
     labels = list(rule) if OmegaConf.is_list(rule) else [rule]
     if not labels:
-        raise InputError("labels=[] is empty; give at least one class")
-    wrong = [label for label in labels if type(label) is not int]
+        raise InputError("labels=[] is empty; give at least one class, random or balanced")
+    wrong = [label for label in labels if type(label) not in (int, str)]
     if wrong:
-        raise InputError(f"labels={labels} must be whole numbers, {wrong[0]!r} is none")
-    check_labels(labels, num_classes)
-    return labels
+        raise InputError(f"labels={labels} must be whole numbers or names, {wrong[0]!r} is neither")
+    return classes.indices(labels)
 
 
 def load_zoo(config: DictConfig, device: torch.device) -> models.Zoo:

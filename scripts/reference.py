@@ -5,7 +5,7 @@ import logging
 import torch
 from omegaconf import DictConfig
 
-from eval.datasets import FashionMNIST
+from eval.datasets import open_dataset
 from eval.features import create_extractor, find_weights
 from eval.images import open_images
 from eval.reference import save_reference
@@ -20,12 +20,17 @@ log = logging.getLogger("reference")
 
 @command("reference")
 def main(config: DictConfig) -> None:
+    if config.images is None and config.eval.get("data") is None:
+        raise InputError(
+            "images is not set, and this evaluation (eval=) has no data set of its own; give the "
+            "real images with images=PATH"
+        )
     if not str(config.reference).endswith(".safetensors"):
         raise InputError(f"reference={config.reference} must be the name of a .safetensors file")
     device = launch.start()
     if config.images is None:
-        images, data = FashionMNIST("train", **config.data), "Fashion-MNIST, training split"
-        data_sha256 = images.sha256
+        images = open_dataset(config.eval.data, "train", **config.data)
+        data, data_sha256 = f"{config.eval.data}, training split", images.sha256
     else:
         images, data = open_images(config.images, "images"), config.images
         data_sha256 = launch.from_main(lambda: images.sha256(images.count))

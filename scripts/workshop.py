@@ -149,7 +149,7 @@ class Workshop:
         augmentation = augment.create(recipe.get("augment"))
         if recipe.kind == "classifier":
             return objectives.ClassifierObjective(
-                network, self.data, augmentation, recipe.label_smoothing
+                network, self.data, augmentation, recipe.label_smoothing, recipe.get("mixup")
             )
         if recipe.kind == "first-stage":
             weight = recipe.get("feature_weight", 0)

@@ -21,7 +21,7 @@ def sample(
     zoo,
     sampler,
     allocation: Allocation,
-    labels: Sequence[int],
+    labels: Sequence[int | str],
     seed: int = 0,
     guidance_scale: float = 1.0,
     guidance_channels: int | None = None,
@@ -37,7 +37,7 @@ def sample(
         zoo: a ``models.Zoo``; its device is where the work is done.
         sampler: from ``samplers.create``.
         allocation: the denoiser of every step.
-        labels: B class labels.
+        labels: B classes, by number or by name (see ``models.classes``).
         seed, indices: image b depends only on the settings, ``seed``, ``indices[b]`` (default: b)
             and its label.
         guidance_scale: w of eps_u + w (eps_c - eps_u); 1 is unguided.
@@ -54,10 +54,10 @@ def sample(
         (B, H, W, C) uint8 images.
 
     Raises:
-        ValueError: if labels are out of range, or allocation, sampler and denoisers do not fit.
+        ValueError: if a label is no class, or allocation, sampler and denoisers do not fit.
         FloatingPointError: if a prediction is not finite; the message says whose and where.
     """
-    check_labels(labels, zoo.num_classes)
+    labels = zoo.classes.indices(labels)
     indices = range(len(labels)) if indices is None else indices
     if len(indices) != len(labels):
         raise ValueError(f"there are {len(labels)} labels but {len(indices)} indices")
@@ -146,12 +146,3 @@ def _finite(trajectory: Trajectory, x: Tensor, step: int, indices: Sequence[int]
             f"{wrong}; check the weights, or use a wider precision"
         )
     return output
-
-
-def check_labels(labels: Sequence[int], num_classes: int) -> None:
-    """Raise ValueError unless every label is a class."""
-    wrong = sorted({int(label) for label in labels if not 0 <= int(label) < num_classes})
-    if wrong:
-        raise ValueError(
-            f"labels {wrong} are out of range; this zoo's classes are 0 to {num_classes - 1}"
-        )

@@ -9,6 +9,7 @@ import torch
 
 from eval.results import content_hash
 from models import DenoiserSpec
+from models.classes import Classes
 from scripts import job as jobs
 from scripts.cli import CONFIGS
 
@@ -23,6 +24,7 @@ def zoo():
         name="fashion",
         schedule="ddpm-linear",
         num_classes=10,
+        classes=Classes(10),
         guidance_channels=4,
         dtype=torch.float32,
         quantisation=None,

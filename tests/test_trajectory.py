@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import models
 import samplers
 import stitch
+from models.classes import Classes
 from samplers import Guidance
 from samplers.noise import initial_noise, random_labels, step_noise
 from stitch import Allocation, Trajectory
@@ -34,7 +35,7 @@ def zoo():
         denoisers={"S": tiny(16), "L": tiny(24)},
         first_stage=models.create("first-stage-identity"),
         schedule="ddpm-linear",
-        num_classes=5,
+        classes=Classes(5),
         guidance_channels=3,
         unconditional="null-class",
         device=torch.device("cpu"),
@@ -130,8 +131,8 @@ HALF = Allocation.explicit("SSLL")
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(labels=[0, 5]), r"labels \[5\] are out of range.*0 to 4"),
-        (dict(labels=[-1]), r"labels \[-1\] are out of range"),
+        (dict(labels=[0, 5]), r"labels \[5\] are no classes.*0 to 4"),
+        (dict(labels=[-1]), r"labels \[-1\] are no classes"),
         (dict(labels=[1, 2], indices=[7]), "2 labels but 1 indices"),
         (dict(labels=[1], guidance_channels=0), "guidance.channels=0 must be 1 or more"),
         (dict(labels=[1], alignment="t"), "alignment='t' is unknown; known: log-snr, timestep"),

@@ -18,23 +18,51 @@ from models.training.augment import Augment
 
 
 class ClassifierObjective(nn.Module):
-    """Cross-entropy with label smoothing on augmented images."""
+    """Cross-entropy with label smoothing on augmented images.
 
-    def __init__(self, network: nn.Module, data, augment: Augment, smoothing: float):
+    Args:
+        mixup: None, or both parameters of the Beta distribution by which pairs of images and their
+            labels are mixed (Zhang et al. 2018, mixup); the same proportion for all of a batch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data,
+        augment: Augment,
+        smoothing: float,
+        mixup: float | None = None,
+    ):
         super().__init__()
         device = device_of(network)
         self.network, self.augment, self.smoothing = network, augment, smoothing
+        self.mixup = mixup
         self.images, self.labels = data.images.to(device), data.labels.to(device)
         self.count = len(self.labels)
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return self.augment(self.images[indices], generator), self.labels[indices]
+        images, labels = self.augment(self.images[indices], generator), self.labels[indices]
+        share = torch.ones(len(indices), device=images.device)
+        others = labels
+        if self.mixup is not None:
+            # A Beta variable from two Gamma variables, which torch draws by a generator.
+            rates = torch.full((2,), self.mixup, device=images.device)
+            first, second = torch._standard_gamma(rates, generator)
+            share = (first / (first + second)).expand(len(indices))
+            mixed = share[0] * images.float() + (1 - share[0]) * images.roll(1, 0).float()
+            images, others = mixed.round().to(torch.uint8), labels.roll(1)
+        return images, labels, others, share
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, others: Tensor, share: Tensor
+    ) -> dict[str, Tensor]:
         _, logits = self.network(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        first, second = (
+            F.cross_entropy(logits.float(), y, label_smoothing=self.smoothing, reduction="none")
+            for y in (labels, others)
+        )
         accuracy = (logits.argmax(1) == labels).float().mean()
-        return {"loss": loss, "accuracy": accuracy}
+        return {"loss": (share * first + (1 - share) * second).mean(), "accuracy": accuracy}
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, test) -> dict[str, float]:

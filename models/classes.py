@@ -1,0 +1,76 @@
+"""The classes of a zoo, by number, by name or by ImageNet's number."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.errors import InputError
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes 0 to ``count`` - 1.
+
+    Attributes:
+        count: how many.
+        names: of all of them, or empty.
+        imagenet: their numbers among ImageNet's 1000, or empty.
+
+    Raises:
+        InputError: if the names or numbers are not as many as the classes.
+    """
+
+    count: int
+    names: tuple[str, ...] = ()
+    imagenet: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for what in ("names", "imagenet"):
+            given = getattr(self, what)
+            if given and len(set(given)) != self.count:
+                raise InputError(
+                    f"the card has {self.count} classes, but {len(set(given))} different {what}"
+                )
+
+    def name(self, index: int) -> str:
+        """What to call a class; its number if it has no name."""
+        return self.names[index] if self.names else str(index)
+
+    def indices(self, labels: Sequence[int | str]) -> list[int]:
+        """Classes as numbers.
+
+        Args:
+            labels: numbers of ours, ImageNet's numbers where we have them (they are other ones, or
+                mean the same class), or names in any case.
+
+        Raises:
+            InputError: for what is no class, listing the classes.
+        """
+        by_name = {name.lower(): index for index, name in enumerate(self.names)}
+        known = {number: index for index, number in enumerate(self.imagenet)}
+        known |= {index: index for index in range(self.count)}
+        known |= by_name
+        keys = [_key(label) for label in labels]
+        wrong = [label for label, key in zip(labels, keys, strict=True) if key not in known]
+        if wrong:
+            raise InputError(
+                f"labels {wrong} are no classes of this zoo; its classes are {self._listed()}"
+            )
+        return [known[key] for key in keys]
+
+    def _listed(self) -> str:
+        if not self.names:
+            return f"0 to {self.count - 1}"
+        numbers = self.imagenet or range(self.count)
+        pairs = zip(range(self.count), self.names, numbers, strict=True)
+        return ", ".join(
+            f"{index} {name}" + (f" (ImageNet's {number})" if self.imagenet else "")
+            for index, name, number in pairs
+        )
+
+
+def _key(label: object) -> str | int | None:
+    if isinstance(label, str):
+        return label.lower()
+    whole = hasattr(label, "__index__") and not isinstance(label, bool)
+    return operator.index(label) if whole else None

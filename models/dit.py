@@ -84,6 +84,7 @@ class DiT(nn.Module):
         learn_sigma: also predict variance logits (2C output channels instead of C).
         schedule: name of the noise schedule the weights belong to.
         latent_space: name of the first stage they belong to; see ``DenoiserSpec``.
+        prediction_type: what they were trained to predict; see ``DenoiserSpec``.
         frequency_shift: 1 gives the timestep frequencies of diffusers' DiT class, which spreads
             them over 127 intervals instead of the 128 that all published weights were trained with.
 
@@ -103,6 +104,7 @@ class DiT(nn.Module):
         learn_sigma: bool = True,
         schedule: str = "ddpm-linear",
         latent_space: str | None = None,
+        prediction_type: str = "epsilon",
         frequency_shift: int = 0,
     ):
         super().__init__()
@@ -120,6 +122,7 @@ class DiT(nn.Module):
             latent_shape=(channels, height, width_latent),
             num_classes=num_classes,
             null_label=num_classes,
+            prediction_type=prediction_type,
             learn_sigma=learn_sigma,
             schedule=schedule,
             latent_space=latent_space,

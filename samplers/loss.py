@@ -7,31 +7,43 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from samplers.prediction import convert, from_x_0
 from samplers.schedule import NoiseSchedule
 
 
 def training_losses(
-    output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor, schedule: NoiseSchedule
+    output: Tensor,
+    x_0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    schedule: NoiseSchedule,
+    prediction_type: str = "epsilon",
 ) -> dict[str, Tensor]:
     """Per-sample hybrid loss L_simple + L_vlb of a network's output at x_t.
 
     Args:
-        output: (B, 2C, H, W) epsilon and variance logits, or (B, C, H, W) epsilon alone.
+        output: (B, 2C, H, W) prediction and variance logits, or (B, C, H, W) prediction alone.
         x_0: (B, C, H, W) clean latents.
         noise: (B, C, H, W) the noise that made x_t = ``schedule.add_noise(x_0, noise, t)``.
         t: (B,) int64 timesteps.
         schedule: the unspaced training schedule.
+        prediction_type: what the network predicts, see ``samplers.prediction``.
 
     Returns:
-        ``mse``: (B,) mean squared error of epsilon; ``vb``: (B,) variational bound in bits per
-        dimension, whose gradient reaches the variance logits only (0 without them);
+        ``mse``: (B,) mean squared error of the prediction; ``vb``: (B,) variational bound in bits
+        per dimension, whose gradient reaches the variance logits only (0 without them);
         ``loss``: their sum, as DiT trains it (``vb`` is not rescaled by T / 1000).
     """
-    epsilon, logits = split_output(output, x_0.shape[1])
-    mse = (epsilon - noise).square().flatten(1).mean(1)
+    prediction, logits = split_output(output, x_0.shape[1])
+    x_t, target = schedule.add_noise(x_0, noise, t), noise
+    alpha, sigma = (scale.to(x_0.dtype)[:, None, None, None] for scale in schedule.scales(t))
+    if prediction_type != "epsilon":
+        target = from_x_0(x_0, x_t, alpha, sigma, prediction_type)
+    mse = (prediction - target).square().flatten(1).mean(1)
     if logits is None:
         return {"loss": mse, "mse": mse, "vb": torch.zeros_like(mse)}
-    vb = variational_bound(epsilon.detach(), logits, x_0, noise, t, schedule)
+    epsilon = convert(prediction.detach(), x_t, alpha, sigma, prediction_type, "epsilon")
+    vb = variational_bound(epsilon, logits, x_0, noise, t, schedule)
     return {"loss": mse + vb, "mse": mse, "vb": vb}
 
 

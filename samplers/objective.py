@@ -38,7 +38,7 @@ class DenoiserObjective(nn.Module):
         self.schedule = NoiseSchedule.create(network.spec.schedule)
         self.mean, self.std, self.labels = mean, std, labels.to(mean.device)
         self.count = len(labels)
-        self.weights = loss_weights(weighting, self.schedule).to(mean)
+        self.weights = loss_weights(weighting, self.schedule, network.spec.prediction_type).to(mean)
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         count, device = len(indices), self.mean.device
@@ -56,12 +56,12 @@ class DenoiserObjective(nn.Module):
     def forward(self, x_0: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> dict[str, Tensor]:
         x_t = self.schedule.add_noise(x_0, noise, t)
         output = self.network(x_t, t + self.network.spec.timestep_offset, y).float()
-        losses = training_losses(output, x_0, noise, t, self.schedule)
+        losses = self._losses(output, x_0, noise, t)
         loss = self.weights[t] * losses["mse"] + losses["vb"]
         return {"loss": loss.mean(), "mse": losses["mse"].mean(), "vb": losses["vb"].mean()}
 
     def evaluate(self, network: nn.Module, test: "DenoiserObjective") -> dict[str, float]:
-        """Mean squared error of epsilon on training and on test latents, the same draws always.
+        """Mean squared error of predictions for training and test latents, the same draws always.
 
         Args:
             test: the same objective on latents that the network was not trained on.
@@ -70,7 +70,7 @@ class DenoiserObjective(nn.Module):
 
     @torch.no_grad()
     def error(self, network: nn.Module, count: int = 2000) -> float:
-        """Mean squared error of epsilon on ``count`` images at most, evenly taken of all."""
+        """Mean squared error of predictions for ``count`` images at most, evenly taken of all."""
         step = max(1, self.count // count)
         indices = torch.arange(0, self.count, step, device=self.mean.device)[:count]
         generator = torch.Generator(self.mean.device).manual_seed(0)
@@ -79,16 +79,23 @@ class DenoiserObjective(nn.Module):
         for x_0, noise, t, y in batches:
             x_t = self.schedule.add_noise(x_0, noise, t)
             output = network(x_t, t + network.spec.timestep_offset, y).float()
-            total += training_losses(output, x_0, noise, t, self.schedule)["mse"].sum().item()
+            total += self._losses(output, x_0, noise, t)["mse"].sum().item()
         return total / len(indices)
 
+    def _losses(self, output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
+        kind = self.network.spec.prediction_type
+        return training_losses(output, x_0, noise, t, self.schedule, kind)
 
-def loss_weights(weighting: str | None, schedule: NoiseSchedule) -> Tensor:
-    """(T,) float64 weights of the squared error of epsilon at every timestep.
+
+def loss_weights(
+    weighting: str | None, schedule: NoiseSchedule, prediction_type: str = "epsilon"
+) -> Tensor:
+    """(T,) float64 weights of the squared error of a prediction at every timestep.
 
     Args:
-        weighting: None for 1 (Ho et al. 2020), or ``min-snr-G``: min(SNR, G) / SNR, which gives
-            little weight to steps with little noise (Hang et al. 2023, eq. 8; G = 5 there).
+        weighting: None for 1 (Ho et al. 2020), or ``min-snr-G``: the squared error of x_0 weighs
+            min(SNR, G), so that steps with little noise do not rule (Hang et al. 2023; G = 5
+            there). Of epsilon that is min(SNR, G) / SNR, of v min(SNR, G) / (SNR + 1).
 
     Raises:
         InputError: for anything else.
@@ -96,7 +103,11 @@ def loss_weights(weighting: str | None, schedule: NoiseSchedule) -> Tensor:
     if weighting is None:
         return torch.ones_like(schedule.alphas_cumprod)
     name, _, limit = weighting.rpartition("-")
-    if name != "min-snr" or not limit.replace(".", "", 1).isdigit():
-        raise InputError(f"train.weighting={weighting} is unknown; known: null, min-snr-5")
+    of_x_0 = {"epsilon": lambda snr: snr, "v": lambda snr: snr + 1, "x0": torch.ones_like}
+    if name != "min-snr" or not limit.isdigit() or prediction_type not in of_x_0:
+        raise InputError(
+            f"train.weighting={weighting} of a network that predicts {prediction_type} is unknown; "
+            "known: null, and min-snr-5 (or another number) for epsilon, v and x0"
+        )
     snr = torch.exp(2 * schedule.half_log_snr)
-    return snr.clamp(max=float(limit)) / snr
+    return snr.clamp(max=float(limit)) / of_x_0[prediction_type](snr)

@@ -123,10 +123,14 @@ class NoiseSchedule:
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Draw from q(x_t | x_0): (B, ...) clean and noise, (B,) int64 timesteps -> (B, ...)."""
-        alphas_cumprod = self._alphas_cumprod_on(t.device)[t]
-        signal, sigma = alphas_cumprod.sqrt().to(x_0.dtype), (1 - alphas_cumprod).sqrt()
         shape = (-1,) + (1,) * (x_0.ndim - 1)
-        return signal.view(shape) * x_0 + sigma.to(x_0.dtype).view(shape) * noise
+        alpha, sigma = (scale.to(x_0.dtype).view(shape) for scale in self.scales(t))
+        return alpha * x_0 + sigma * noise
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at (B,) int64 timesteps, float64 (B,) each, on the device of ``t``."""
+        alphas_cumprod = self._alphas_cumprod_on(t.device)[t]
+        return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
 
     @lru_cache(maxsize=8)  # noqa: B019 (schedules are few and live as long as the process)
     def _alphas_cumprod_on(self, device: torch.device) -> Tensor:

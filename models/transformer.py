@@ -48,12 +48,13 @@ class PatchEmbed(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of (B, heads, N, d) queries, keys and values, without gradients.
+    """softmax(q k^T / sqrt(d)) v of (B, heads, N, d) queries, keys and values.
 
     torch's fused attention, but for half precision on a CPU: there it multiplies at a quarter of
-    the rate of a batched product, which more than pays for writing the scores out.
+    the rate of a batched product, which more than pays for writing the scores out; its gradient
+    took 42 % of a training step of imagenette64's DiT-XL, and products take 7 %.
     """
-    if q.device.type != "cpu" or q.dtype == torch.float32 or torch.is_grad_enabled():
+    if q.device.type != "cpu" or q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v)
     scale = q.shape[-1] ** -0.5
     q_MND, k_MND, v_MND = (heads.flatten(0, 1) for heads in (q, k, v))

@@ -60,6 +60,10 @@ class DenoiserObjective(nn.Module):
         loss = self.weights[t] * losses["mse"] + losses["vb"]
         return {"loss": loss.mean(), "mse": losses["mse"].mean(), "vb": losses["vb"].mean()}
 
+    def compile(self, **options) -> None:
+        """Compile the network; tables are looked up outside of it, which would break its graph."""
+        self.network.compile(**options)
+
     def evaluate(self, network: nn.Module, test: "DenoiserObjective") -> dict[str, float]:
         """Mean squared error of predictions for training and test latents, the same draws always.
 

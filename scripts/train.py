@@ -16,12 +16,9 @@ from models.errors import InputError
 from models.training.loop import Training
 from scripts import launch
 from scripts.cli import CONFIGS, command
-from scripts.workshop import Workshop
+from scripts.workshop import FOUNDATIONS, Workshop
 
 log = logging.getLogger("train")
-
-# What others are trained on, in this order, and so to their ends before these begin.
-FOUNDATIONS = ("classifier", "first-stage")
 
 
 @command("train")
@@ -42,10 +39,10 @@ def main(config: DictConfig) -> None:
         for recipe in chosen:
             if recipe.kind in FOUNDATIONS and not stop():
                 training = workshop.open(recipe)
-                if not training.done:
+                if not training.exported:
                     workshop.advance(training, recipe.images, stop)
-                if training.done and training.exported < training.images:
-                    workshop.export(training)
+                    if training.done:
+                        workshop.export(training)
         others = [recipe for recipe in chosen if recipe.kind not in FOUNDATIONS]
         if not stop():
             take_turns(workshop, [workshop.open(recipe) for recipe in others], stop, interrupted)

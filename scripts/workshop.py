@@ -22,6 +22,10 @@ from scripts import launch
 
 log = logging.getLogger("train")
 
+# What others are trained on, in this order, and so to their ends before these begin. Exported once,
+# they never change again: what was trained on them would no longer fit.
+FOUNDATIONS = ("classifier", "first-stage")
+
 
 class Workshop:
     """Where the networks of a zoo are trained: data, latents and finished networks, shared by all.
@@ -122,10 +126,10 @@ class Workshop:
             training.go_on_from(record["images_seen"], record["parts"])
             log.info("%s: goes on from %s", recipe.name, self.file(recipe.name))
         training.exported = record["images_seen"] if record is not None else 0
-        if training.done and training.exported == training.images:
+        if training.exported and (recipe.kind in FOUNDATIONS or training.done):
             log.info("%s is finished: %s", recipe.name, self.file(recipe.name))
         if self.compile:
-            network.compile(dynamic=False)
+            objective.compile(dynamic=False)
         return training
 
     def identity(self, recipe: DictConfig) -> dict:

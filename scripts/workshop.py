@@ -16,7 +16,7 @@ from eval.datasets import open_dataset
 from models.checkpoint import load_checkpoint, record_path, recorded_sha256, save_checkpoint
 from models.errors import InputError
 from models.training import augment, objectives
-from models.training.loop import Training, check_same
+from models.training.loop import FREE, Training, check_same
 from samplers.objective import DenoiserObjective
 from scripts import launch
 
@@ -181,7 +181,7 @@ class Workshop:
         part = {
             "device": launch.device_name(self.device),
             "processes": launch.world_size(),
-            "batch_size": training.recipe.batch_size,
+            **{f"recipe.{name}": training.recipe[name] for name in FREE},
             "precision": str(self.dtype).removeprefix("torch."),
             "torch": str(torch.__version__),  # a str that pickle knows
             "commit": self.commit,

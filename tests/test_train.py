@@ -86,7 +86,7 @@ def test_a_provenance_record_lies_beside_the_weights(trained):
     assert record.keys() >= {"sha256", "network", "data_sha256", "first_stage_sha256"}
     (part,) = record["parts"]
     assert part["images"] == 960
-    assert part.keys() >= {"device", "batch_size", "seconds", "torch", "commit"}
+    assert part.keys() >= {"device", "recipe.batch_size", "seconds", "torch", "commit"}
     assert 0 < record["results"]["mse"] < 2
 
 

@@ -23,7 +23,7 @@ from models.training import ema
 
 log = logging.getLogger("train")
 
-# What a machine may choose: the same training goes on if these change.
+# What a machine may choose: the same training goes on if these change, as its ``parts`` then say.
 FREE = ("images", "batch_size", "lr")
 
 

@@ -61,8 +61,14 @@ class DenoiserObjective(nn.Module):
         return {"loss": loss.mean(), "mse": losses["mse"].mean(), "vb": losses["vb"].mean()}
 
     def compile(self, **options) -> None:
-        """Compile the network; tables are looked up outside of it, which would break its graph."""
-        self.network.compile(**options)
+        """Compile the network; tables are looked up outside of it, which would break its graph.
+
+        On a GPU a transformer's blocks are one program that is compiled once, for minutes count
+        there; on a CPU the whole is a quarter faster than its blocks one by one.
+        """
+        blocks = getattr(self.network, "blocks", None) if self.mean.is_cuda else None
+        for part in blocks or [self.network]:
+            part.compile(**options)
 
     def evaluate(self, network: nn.Module, test: "DenoiserObjective") -> dict[str, float]:
         """Mean squared error of predictions for training and test latents, the same draws always.

@@ -317,7 +317,7 @@ def test_references_of_another_extractor_or_dimension_are_refused(gray, tmp_path
 
 def test_images_of_a_size_that_the_extractor_does_not_read_are_refused(gray, tmp_path):
     np.savez(tmp_path / "large.npz", pictures(10, 32, 1, seed=0))
-    with pytest.raises(ValueError, match="images are 32x32, the extractor .* reads 28x28"):
+    with pytest.raises(ValueError, match="images are 32x32x1, the extractor .* reads 28x28x1"):
         evaluator(tmp_path, gray[0][1]).measure(open_images(tmp_path / "large.npz"), 10)
 
 

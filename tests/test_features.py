@@ -1,4 +1,4 @@
-"""The classifier as a feature extractor: ours and torch-fidelity's numbers are the same."""
+"""The zoos' classifiers as feature extractors: ours and torch-fidelity's numbers are the same."""
 
 from pathlib import Path
 
@@ -9,16 +9,21 @@ import torch_fidelity
 from eval import metrics
 from eval.features import create_extractor, extract
 
-WEIGHTS = Path(__file__).parent.parent / "checkpoints" / "fashion" / "classifier.safetensors"
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+# Name of an extractor -> its zoo, and the shape of its images.
+EXTRACTORS = {
+    "fashion-classifier": ("fashion", (1, 28, 28)),
+    "imagenette64-classifier": ("imagenette64", (3, 64, 64)),
+}
 
 
 class Images(torch.utils.data.Dataset):
-    """Smooth random images, (N, 1, 28, 28) uint8."""
+    """Smooth random images, (N, C, H, W) uint8."""
 
-    def __init__(self, seed, contrast):
+    def __init__(self, seed, contrast, shape):
         generator = torch.Generator().manual_seed(seed)
-        coarse = torch.randn(200, 1, 7, 7, generator=generator)
-        smooth = torch.nn.functional.interpolate(coarse, size=28, mode="bilinear")
+        coarse = torch.randn(200, shape[0], 7, 7, generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, size=shape[1:], mode="bilinear")
         self.images = (128 + contrast * smooth).clamp(0, 255).to(torch.uint8)
 
     def __len__(self):
@@ -28,21 +33,22 @@ class Images(torch.utils.data.Dataset):
         return self.images[index]
 
 
-@pytest.fixture(scope="module")
-def sets():
-    return Images(0, 60), Images(1, 80)
+@pytest.fixture(scope="module", params=EXTRACTORS)
+def case(request):
+    """Name and weights of an extractor, two sets of images, and their features."""
+    zoo, shape = EXTRACTORS[request.param]
+    weights = CHECKPOINTS / zoo / "classifier.safetensors"
+    sets = Images(0, 60, shape), Images(1, 80, shape)
+    extractor = create_extractor(request.param, weights)
+    features = [extract(extractor, images.images.split(64)) for images in sets]
+    return request.param, weights, sets, features
 
 
-@pytest.fixture(scope="module")
-def features(sets):
-    extractor = create_extractor("fashion-classifier", WEIGHTS)
-    return [extract(extractor, images.images.split(64)) for images in sets]
-
-
-def test_metrics_equal_those_of_torch_fidelity_on_the_same_images(sets, features):
+def test_metrics_equal_those_of_torch_fidelity_on_the_same_images(case):
+    name, weights, sets, features = case
     theirs = torch_fidelity.calculate_metrics(
-        input1=sets[0], input2=sets[1], feature_extractor="fashion-classifier",
-        feature_extractor_weights_path=str(WEIGHTS), fid=True, isc=True, prc=True, isc_splits=1,
+        input1=sets[0], input2=sets[1], feature_extractor=name,
+        feature_extractor_weights_path=str(weights), fid=True, isc=True, prc=True, isc_splits=1,
         samples_shuffle=False, cuda=False, verbose=False, cache=False,
     )  # fmt: skip
     sample, reference = (found["features"] for found in features)
@@ -56,12 +62,22 @@ def test_metrics_equal_those_of_torch_fidelity_on_the_same_images(sets, features
     assert recall == pytest.approx(theirs["recall"])
 
 
-def test_features_do_not_depend_on_how_the_images_are_batched(sets, features):
-    extractor = create_extractor("fashion-classifier", WEIGHTS)
-    others = extract(extractor, sets[0].images.split(7))
+def test_features_do_not_depend_on_how_the_images_are_batched(case):
+    name, weights, sets, features = case
+    others = extract(create_extractor(name, weights), sets[0].images.split(7))
     torch.testing.assert_close(others["features"], features[0]["features"], rtol=1e-4, atol=1e-5)
 
 
-def test_unknown_extractor_names_the_known_one():
-    with pytest.raises(ValueError, match="known: fashion-classifier"):
-        create_extractor("inception", WEIGHTS)
+def test_images_of_another_size_are_refused(case):
+    name, weights, *_ = case
+    channels, height, width = EXTRACTORS[name][1]
+    wrong = torch.zeros(2, channels, height + 4, width, dtype=torch.uint8)
+    with pytest.raises(
+        ValueError, match=rf"images are {height + 4}x{width}x{channels}, .* reads {height}x{width}"
+    ):
+        extract(create_extractor(name, weights), [wrong])
+
+
+def test_unknown_extractor_names_the_known_ones(case):
+    with pytest.raises(ValueError, match="known: fashion-classifier, imagenette64-classifier"):
+        create_extractor("inception", case[1])

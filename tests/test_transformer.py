@@ -46,11 +46,37 @@ def test_patches_equal_timms_with_its_weights():
     torch.testing.assert_close(ours(x), timms(x))
 
 
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_half_precision_attention_on_any_cpu_errs_hardly_more_than_torchs(
+    monkeypatch, amx, training
+):
+    monkeypatch.setattr(transformer, "AMX", amx)
+    parts = torch.randn(3, 2, HEADS, 50, 16, generator=torch.Generator().manual_seed(0))
+
+    def run(attention, dtype):
+        """The output, or in training the gradient of its sum of squares."""
+        q_k_v = parts.to(dtype, copy=True).requires_grad_(training)
+        with torch.set_grad_enabled(training):
+            output = attention(*q_k_v)
+        if training:
+            output.float().square().sum().backward()
+        return (q_k_v.grad if training else output).float()
+
+    fused = torch.nn.functional.scaled_dot_product_attention
+    exact, theirs = run(fused, torch.float32), run(fused, torch.bfloat16)
+    ours = run(transformer.attention, torch.bfloat16)
+    assert (ours - exact).square().mean() <= 1.5**2 * (theirs - exact).square().mean()
+
+
+@pytest.mark.parametrize("amx, fused", [(True, True), (False, False)])
 @torch.no_grad()
-def test_half_precision_attention_on_a_cpu_errs_hardly_more_than_torchs():
-    q, k, v = torch.randn(3, 2, HEADS, 50, 16, generator=torch.Generator().manual_seed(0))
-    exact = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    half = [part.bfloat16() for part in (q, k, v)]
-    theirs = torch.nn.functional.scaled_dot_product_attention(*half)
-    error = (transformer.attention(*half).float() - exact).square().mean()
-    assert error <= 1.5**2 * (theirs.float() - exact).square().mean()
+def test_the_cpu_decides_which_attention_is_taken(monkeypatch, amx, fused):
+    monkeypatch.setattr(transformer, "AMX", amx)
+    calls = []
+    real = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        transformer.F, "scaled_dot_product_attention", lambda *a: calls.append(1) or real(*a)
+    )
+    transformer.attention(*torch.randn(3, 1, HEADS, 5, 16).bfloat16())
+    assert bool(calls) == fused

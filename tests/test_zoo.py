@@ -1,4 +1,4 @@
-"""The shipped fashion zoo: what is in it, and that it is what its records say."""
+"""The shipped zoos: what is in them, and that it is what their records say."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ import models
 from eval.metrics import frechet_distance, moments
 from eval.reference import check_extractor, load_reference
 from models.checkpoint import read_tensors, recorded_sha256
+from models.training.loop import FREE
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "checkpoints" / "fashion"
@@ -103,3 +104,57 @@ def test_the_first_stage_gives_latents_of_the_zoos_shape_and_unit_scale(zoo):
     again = zoo.first_stage.encode(images)
     assert again.shape == latents.shape
     assert 0.5 < again.std() < 1.5
+
+
+PHOTOGRAPHS = ROOT / "checkpoints" / "imagenette64"
+TRAINED = ("classifier", "first-stage", "preview", "DiT-S", "DiT-B", "DiT-XL")
+
+
+def of_photographs(name):
+    return json.loads((PHOTOGRAPHS / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    return models.load_zoo("imagenette64")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_weights_of_photographs_say_what_they_were_made_of(name, photographs):
+    record = of_photographs(name)
+    assert recorded_sha256(PHOTOGRAPHS / f"{name}.safetensors") == record["sha256"]
+    assert record["licence"] == "trained on ImageNet images, non-commercial research"
+    assert sum(part["images"] for part in record["parts"]) == record["images_seen"]
+    assert not any(part["commit"].endswith("-dirty") for part in record["parts"])
+    recipe = OmegaConf.load(ROOT / "configs" / "train" / "imagenette64" / f"{name}.yaml")
+    recipe = {key: value for key, value in recipe.items() if key not in (*FREE, "on_gpu")}
+    assert recipe.items() <= record["recipe"].items()
+    card = OmegaConf.to_container(photographs.card, resolve=True)
+    entry = {**card["denoisers"], **card}.get(name.replace("-", "_"), card["denoisers"].get(name))
+    assert record["network"] == {key: value for key, value in entry.items() if key != "file"}
+
+
+def test_denoisers_and_preview_of_photographs_belong_to_the_first_stage():
+    stage = of_photographs("first-stage")["sha256"]
+    assert {of_photographs(name)["first_stage_sha256"] for name in TRAINED[2:]} == {stage}
+
+
+def test_the_zoo_of_photographs_has_dits_geometry_and_is_small(photographs):
+    small, base, large = (photographs.macs(name) / 1e6 for name in photographs.default_denoisers)
+    assert 14 < small < 18 and 60 < base < 75 and 250 < large < 290
+    assert photographs.skeleton("DiT-XL").grid == (8, 8)
+    weights = sum((PHOTOGRAPHS / f"{name}.safetensors").stat().st_size for name in TRAINED)
+    assert weights < 20e6
+
+
+def test_the_classifier_of_photographs_is_at_least_85_percent_right():
+    assert of_photographs("classifier")["results"]["test_accuracy"] >= 0.85
+
+
+def test_the_reference_of_photographs_belongs_to_their_classifier():
+    path = PHOTOGRAPHS / "reference.safetensors"
+    sha256 = check_extractor(path, of_photographs("classifier")["sha256"])
+    assert sha256 == of_photographs("reference")["sha256"]
+    reference = load_reference(path)
+    assert reference.moments["features"].mean.shape == (160,)
+    assert reference.features.shape == (9_469, 160)

@@ -30,11 +30,13 @@ def main(config: DictConfig) -> None:
     chosen = recipes(config, device)
     workshop = Workshop(config, device)
     deadline = time.monotonic() + 60 * (config.train.minutes or float("inf"))
-    with launch.interruptible() as interrupted:
+    with launch.interruptible() as signalled:
+
+        def interrupted() -> bool:
+            return any(launch.from_all(signalled()))
 
         def stop() -> bool:
-            over = interrupted() or time.monotonic() > deadline
-            return any(launch.from_all(over))
+            return any(launch.from_all(signalled() or time.monotonic() > deadline))
 
         for recipe in chosen:
             if recipe.kind in FOUNDATIONS and not stop():
@@ -51,25 +53,22 @@ def main(config: DictConfig) -> None:
 
 
 def take_turns(
-    workshop: "Workshop",
+    workshop: Workshop,
     trainings: list[Training],
     stop: Callable[[], bool],
     interrupted: Callable[[], bool],
 ) -> None:
-    """Train all until they are done, always the one that has the smallest part of its images.
+    """Train all until they are done, always the one that has seen the smallest part of its images.
 
-    A turn is ``export_every`` images and ends with an export.
+    A turn is ``export_every`` images and ends with an export, unless a signal ended it.
     """
-    while not stop():
-        open_ones = [training for training in trainings if not training.done]
-        if not open_ones:
-            return
-        training = min(open_ones, key=lambda t: t.images / t.recipe.images)
-        workshop.advance(training, training.images + workshop.config.export_every, stop)
-        if not interrupted():
-            workshop.export(training)
     for training in trainings:
         if training.done and training.exported < training.images:
+            workshop.export(training)  # killed between the two
+    while not stop() and not all(training.done for training in trainings):
+        training = min(trainings, key=lambda t: t.images / t.recipe.images)
+        workshop.advance(training, training.images + workshop.config.export_every, stop)
+        if not interrupted():
             workshop.export(training)
 
 

@@ -45,6 +45,7 @@ class Workshop:
             raise InputError(
                 "precision=fp16 is for sampling, its gradients underflow; use bf16 or auto"
             )
+        self._loggers: dict[str, Callable[[dict, int], None]] = {}
         self.compile = device.type == "cuda" if config.compile is None else config.compile
 
     @functools.cached_property
@@ -74,19 +75,24 @@ class Workshop:
     def file(self, name: str) -> Path:
         return self.export_folder / f"{name}.safetensors"
 
-    def finished(self, name: str) -> nn.Module:
-        """An exported network that others are trained on.
+    def foundation(self, name: str) -> Path:
+        """The file of an exported network that others are trained on.
 
         Raises:
             InputError: if it has not been trained yet.
         """
-        if not self.file(name).exists():
+        file = self.file(name)
+        if not file.exists():
             raise InputError(
-                f"{self.file(name)} does not exist, and others are trained on it: run "
+                f"{file} does not exist, and others are trained on it: run "
                 f"python -m scripts.train zoo={self.zoo_name} train={self.zoo_name}/{name} first"
             )
+        return file
+
+    def finished(self, name: str) -> nn.Module:
+        """An exported network that others are trained on; see ``foundation``."""
         network = models.create(**network_config(self.config, name)).to(self.device)
-        load_checkpoint(network, self.file(name))
+        load_checkpoint(network, self.foundation(name))
         return network.eval().requires_grad_(False)
 
     def open(self, recipe: DictConfig) -> Training:
@@ -140,8 +146,7 @@ class Workshop:
             "data_sha256": self.data.sha256,
         }
         if recipe.kind in ("denoiser", "preview"):
-            self.finished("first-stage")
-            facts["first_stage_sha256"] = recorded_sha256(self.file("first-stage"))
+            facts["first_stage_sha256"] = recorded_sha256(self.foundation("first-stage"))
         return facts
 
     def objective(self, recipe: DictConfig, network: nn.Module) -> nn.Module:
@@ -186,15 +191,26 @@ class Workshop:
             "torch": str(torch.__version__),  # a str that pickle knows
             "commit": self.commit,
         }
-        logger = metrics_logger(self.config, training.recipe)
+        name = training.recipe.name
+        if name not in self._loggers:
+            self._loggers[name] = metrics_logger(self.config, training.recipe)
         training.run(
-            until, stop, logger, part, self.config.checkpoint_seconds, self.config.log_every
+            until,
+            stop,
+            self._loggers[name],
+            part,
+            self.config.checkpoint_seconds,
+            self.config.log_every,
         )
 
     def export(self, training: Training) -> None:
         """Store the averaged weights in half precision, with all that is known of their making."""
-        if not launch.is_main():
-            return
+        if launch.is_main():
+            self._store(training)
+        launch.barrier()
+        training.exported = training.images
+
+    def _store(self, training: Training) -> None:
         average, objective = training.average, training.objective
         if hasattr(objective, "finish"):
             average = copy.deepcopy(average)
@@ -215,7 +231,6 @@ class Workshop:
             **self.config.zoo.get("provenance", {}),
         }
         save_checkpoint(average, self.file(training.recipe.name), provenance)
-        training.exported = training.images
         log.info("%s: %d images, %s", training.recipe.name, training.images, results)
 
 
@@ -233,16 +248,16 @@ def network_config(config: DictConfig, name: str) -> dict:
 
 
 def metrics_logger(config: DictConfig, recipe: DictConfig):
-    """A function (values, step) that logs to wandb, or nowhere if it is disabled."""
+    """A function (values, images seen) that logs to wandb, or nowhere if it is disabled."""
     if config.wandb.mode == "disabled" or not launch.is_main():
-        return lambda values, step: None
+        return lambda values, images: None
     import wandb
 
-    wandb.init(
+    run = wandb.init(
         project=config.wandb.project,
         mode=config.wandb.mode,
         name=recipe.name,
         config=OmegaConf.to_container(recipe),
-        reinit=True,
+        reinit="create_new",  # the networks of a zoo take turns
     )
-    return lambda values, step: wandb.log(values, step=step)
+    return lambda values, images: run.log(values, step=images)

@@ -7,7 +7,7 @@ from torch import nn
 import models
 from models.errors import InputError
 from models.training import augment, ema
-from models.training.loop import check_same
+from models.training.loop import batch_indices, check_same
 from samplers import NoiseSchedule
 from samplers.loss import training_losses
 from samplers.objective import loss_weights
@@ -138,3 +138,13 @@ def test_the_distance_of_a_classifier_is_zero_for_equal_images_only():
     distance = classifier.distance(noisy, images)
     distance.backward()
     assert distance.item() > 0 and noisy.grad.abs().sum() > 0
+
+
+def test_every_epoch_shows_every_image_once_and_batches_go_over_its_end():
+    device = torch.device("cpu")
+    shown = torch.cat([batch_indices(3, start, 8, 20, device) for start in range(0, 40, 8)])
+    first, second = shown[:20], shown[20:]
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(20))
+    assert not torch.equal(first, second)
+    # The order does not depend on how it is cut into batches.
+    assert torch.equal(shown, batch_indices(3, 0, 40, 20, device))

@@ -191,11 +191,13 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr * learning_rate_factor(self, recipe)
         # Everything random depends on (seed, step) only: resuming and ranks change nothing.
-        indices = batch_indices(recipe.seed, self.images, recipe.batch_size, self.objective.count)
+        indices = batch_indices(
+            recipe.seed, self.images, recipe.batch_size, self.objective.count, self.device
+        )
         generator = torch.Generator(self.device).manual_seed(recipe.seed * 1_000_003 + self.step)
         share = recipe.batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        batch = [part[mine] for part in self.objective.batch(indices.to(self.device), generator)]
+        batch = [part[mine] for part in self.objective.batch(indices, generator)]
         with self.autocast:
             losses = self.forward(*batch)
         losses["loss"].backward()
@@ -269,23 +271,24 @@ def learning_rate_factor(training: Training, recipe: DictConfig) -> float:
     return min(warm, (recipe.images - training.images) / cooldown)
 
 
-def batch_indices(seed: int, start: int, batch_size: int, num_images: int) -> Tensor:
-    """Training indices of the images [start, start + batch_size) that a training sees.
+def batch_indices(
+    seed: int, start: int, batch_size: int, num_images: int, device: torch.device
+) -> Tensor:
+    """(batch_size,) training indices of the images from ``start`` on that a training sees.
 
     Epochs are permutations keyed by (seed, epoch).
     """
-    positions = torch.arange(start, start + batch_size)
-    epochs = positions // num_images
-    return torch.cat(
-        [
-            epoch_order(seed, epoch, num_images)[positions[epochs == epoch] % num_images]
-            for epoch in epochs.unique().tolist()
-        ]
-    )
+    parts, position, stop = [], start, start + batch_size
+    while position < stop:
+        epoch, offset = divmod(position, num_images)
+        part = epoch_order(seed, epoch, num_images, device)[offset : offset + stop - position]
+        parts.append(part)
+        position += len(part)
+    return torch.cat(parts)
 
 
-@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
-def epoch_order(seed: int, epoch: int, num_images: int) -> Tensor:
+@functools.lru_cache(maxsize=2)  # trainings take turns, each stays in an epoch for long
+def epoch_order(seed: int, epoch: int, num_images: int, device: torch.device) -> Tensor:
     """The permutation of the training images that is epoch number ``epoch``."""
     generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
-    return torch.randperm(num_images, generator=generator)
+    return torch.randperm(num_images, generator=generator).to(device)

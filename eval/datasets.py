@@ -53,8 +53,8 @@ class FashionMNIST:
         count: N.
 
     Raises:
-        FileNotFoundError: if the files are in none of the places, naming the three ways.
-        ValueError: if a file is not what its name says.
+        InputError: if the files are in none of the places, naming the three ways.
+        InputError: if a file is not what its name says.
     """
 
     num_classes = 10
@@ -87,7 +87,7 @@ def _find(root: str | None, download: bool) -> Path:
 
         Downloader(root or "data", download=True)
         return Path(root or "data") / "FashionMNIST" / "raw"
-    raise FileNotFoundError(
+    raise InputError(
         f"Fashion-MNIST is not in {' or '.join(map(str, places))}. Three ways to get it: "
         "install Debian's package (apt-get install dataset-fashion-mnist); "
         "give the folder of the idx files with data.root=FOLDER; "
@@ -108,15 +108,15 @@ def _read_idx(path: Path, dimensions: int) -> Tensor:
         try:
             data = gzip.decompress(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is truncated or damaged: {error}") from error
+            raise InputError(f"{path} is truncated or damaged: {error}") from error
     # idx: two zero bytes, type 8 (unsigned byte), number of dimensions, big-endian sizes, values.
     header = 4 + 4 * dimensions
     if data[:4] != bytes([0, 0, 8, dimensions]):
-        raise ValueError(f"{path} is not an idx file of {dimensions}-dimensional unsigned bytes")
+        raise InputError(f"{path} is not an idx file of {dimensions}-dimensional unsigned bytes")
     if len(data) < header:
-        raise ValueError(f"{path} is truncated: it ends within its header")
+        raise InputError(f"{path} is truncated: it ends within its header")
     shape = tuple(np.frombuffer(data[4:header], dtype=">u4").tolist())
     values = np.frombuffer(data[header:], dtype=np.uint8)
     if values.size != int(np.prod(shape)):
-        raise ValueError(f"{path} is truncated: {values.size} values, header promises {shape}")
+        raise InputError(f"{path} is truncated: {values.size} values, header promises {shape}")
     return torch.from_numpy(values.reshape(shape).copy())

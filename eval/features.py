@@ -17,6 +17,7 @@ from torch_fidelity.registry import register_feature_extractor
 
 from models.checkpoint import CheckpointError, load_checkpoint, read_tensors, sha256_of
 from models.classifier import Classifier, ResNetClassifier
+from models.errors import InputError
 
 
 class ClassifierFeatures(FeatureExtractorBase):
@@ -60,11 +61,11 @@ class ClassifierFeatures(FeatureExtractorBase):
         Of three channels a grey classifier reads the first.
 
         Raises:
-            ValueError: for images of another size, or too few channels.
+            InputError: for images of another size, or too few channels.
         """
         channels, *size = self.classifier.image_shape
         if list(images.shape[2:]) != size or images.shape[1] < channels:
-            raise ValueError(
+            raise InputError(
                 f"images are {_size(images.shape[1:])}, the extractor {self.name} reads "
                 f"{_size(self.classifier.image_shape)}; choose the zoo's evaluation (eval=ZOO)"
             )
@@ -171,10 +172,10 @@ def known_metrics(name: str) -> tuple[str, ...]:
     """The metrics that an extractor's features are for.
 
     Raises:
-        ValueError: for an unknown extractor.
+        InputError: for an unknown extractor.
     """
     if name not in METRICS:
-        raise ValueError(f"unknown feature extractor {name!r}; known: {', '.join(METRICS)}")
+        raise InputError(f"unknown feature extractor {name!r}; known: {', '.join(METRICS)}")
     return METRICS[name]
 
 
@@ -182,7 +183,7 @@ def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExt
     """A feature extractor on ``device``; ``get_requested_features_list()`` names what it gives.
 
     Raises:
-        ValueError: for an unknown name.
+        InputError: for an unknown name.
         CheckpointError: if ``weights`` are missing or damaged.
     """
     known_metrics(name)

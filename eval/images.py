@@ -17,13 +17,14 @@ from PIL import Image
 
 from eval.shards import ShardFolder, folder_digest, open_folder, read_owner, read_shard
 from models.checkpoint import sha256_of
+from models.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)  # what reading a member may raise
 _CHANNELS = {"RGB": 3, "L": 1}  # by PIL's mode
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """Images cannot be used; the message names the file and the fix."""
 
 

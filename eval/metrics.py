@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from eval.neighbours import precision_recall
+from models.errors import InputError
 
 # Every metric, and the kind of features that it is computed on.
 FEATURES = {
@@ -71,12 +72,12 @@ def moments(features: Tensor) -> Moments:
     """Moments of (N, D) features, summed in float64, some rows at a time.
 
     Raises:
-        ValueError: for fewer than two rows.
+        InputError: for fewer than two rows.
         FloatingPointError: if a feature is not finite.
     """
     count, dimensions = features.shape
     if count < 2:
-        raise ValueError(f"moments need at least 2 samples, there is {count}")
+        raise InputError(f"moments need at least 2 samples, there is {count}")
     parts = [part.cpu().numpy() for part in features.split(_ROWS)]
     mean = sum(part.sum(0, dtype=np.float64) for part in parts) / count
     if not np.isfinite(mean).all():
@@ -95,12 +96,12 @@ def frechet_distance(sample: Tensor | Moments, reference: Tensor | Moments) -> f
         sample, reference: (N, D) features or their ``Moments``.
 
     Raises:
-        ValueError: for unlike dimensions.
+        InputError: for unlike dimensions.
     """
     sample = sample if isinstance(sample, Moments) else moments(sample)
     reference = reference if isinstance(reference, Moments) else moments(reference)
     if sample.mean.shape != reference.mean.shape:
-        raise ValueError(
+        raise InputError(
             f"samples have {len(sample.mean)} features, the reference has {len(reference.mean)}"
         )
     difference = sample.mean - reference.mean

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from models.errors import InputError
+
 # (B, D), (C, D) -> distances (B, C) from the first's rows to the second's, and (C, B) back.
 Distances = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -37,15 +39,15 @@ def precision_recall(
         both in [0, 1].
 
     Raises:
-        ValueError: if a set has no k neighbours, for sets of unlike dimensions, or unknown
+        InputError: if a set has no k neighbours, for sets of unlike dimensions, or unknown
             ``distances``.
     """
     if distances not in DISTANCES:
-        raise ValueError(f"distances={distances} is unknown; known: {', '.join(DISTANCES)}")
+        raise InputError(f"distances={distances} is unknown; known: {', '.join(DISTANCES)}")
     if min(len(sample), len(reference)) <= k:
-        raise ValueError(f"k={k} neighbours need more than {k} samples and references")
+        raise InputError(f"k={k} neighbours need more than {k} samples and references")
     if sample.shape[1] != reference.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"samples have {sample.shape[1]} features, the reference has {reference.shape[1]}"
         )
     sample, reference = sample.float(), reference.float()

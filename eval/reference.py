@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eval.metrics import Moments, moments
 from models.checkpoint import read_tensors, record_path, recorded_sha256, save_tensors
+from models.errors import InputError
 
 # kind of features -> names of its mean and covariance: in our files, and in ADM's.
 _OURS = {"features": ("mean", "covariance"), "spatial": ("spatial_mean", "spatial_covariance")}
@@ -76,14 +77,14 @@ def check_extractor(path: str | Path, weights_sha256: str) -> str:
     """Hash of a file of ``save_reference`` that was made with the extractor of that hash.
 
     Raises:
-        ValueError: if it was made with another one.
+        InputError: if it was made with another one.
         CheckpointError: if it is missing or damaged.
     """
     sha256 = recorded_sha256(path)
     record = record_path(path)
     made_with = json.loads(record.read_text())["extractor_sha256"] if record.is_file() else None
     if made_with != weights_sha256:
-        raise ValueError(
+        raise InputError(
             f"reference={path} was made with another extractor than eval.weights; "
             "make it again: python -m scripts.reference"
         )
@@ -94,7 +95,7 @@ def read_stored_moments(path: str | Path) -> dict[str, Moments]:
     """Moments that an npz file of ADM holds beside its images, by kind; empty if it has none.
 
     Raises:
-        ValueError: if the arrays are damaged, pickled objects, or no moments.
+        InputError: if the arrays are damaged, pickled objects, or no moments.
     """
     found = {}
     with np.load(path, allow_pickle=False) as file:
@@ -104,11 +105,11 @@ def read_stored_moments(path: str | Path) -> dict[str, Moments]:
             try:
                 mean, covariance = (file[name].astype(np.float64) for name in names)
             except (KeyError, ValueError, zipfile.BadZipFile) as error:
-                raise ValueError(
+                raise InputError(
                     f"reference={path}: {' and '.join(names)} cannot be read: {error}"
                 ) from error
             if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-                raise ValueError(
+                raise InputError(
                     f"reference={path}: {names[0]} {mean.shape} and {names[1]} "
                     f"{covariance.shape} are no mean (D,) and covariance (D, D)"
                 )

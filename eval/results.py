@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from models.checkpoint import write_atomically
+from models.errors import InputError
 
 
 def content_hash(content: dict) -> str:
@@ -78,7 +79,7 @@ def require_alike(records: Sequence[dict], differing: Sequence[str] = ()) -> Non
             ``guidance.scale`` or ``sampler.steps``.
 
     Raises:
-        ValueError: naming the first other condition that differs, and two values of it.
+        InputError: naming the first other condition that differs, and two values of it.
     """
     found = [conditions(record) for record in records]
     for name in sorted(set().union(*found)):
@@ -86,7 +87,7 @@ def require_alike(records: Sequence[dict], differing: Sequence[str] = ()) -> Non
         values = [one.get(name) for one in found]
         other = next((value for value in values if value != values[0]), values[0])
         if not allowed and other != values[0]:
-            raise ValueError(
+            raise InputError(
                 f"records are not alike: {name} is {values[0]} in one and {other} in another; "
                 f"leave some out, or say that {name} may differ"
             )

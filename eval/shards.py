@@ -20,11 +20,12 @@ import numpy as np
 
 from eval.results import content_hash
 from models.checkpoint import write_atomically
+from models.errors import InputError
 
 _TIMING = "timing.jsonl"
 
 
-class ShardError(ValueError):
+class ShardError(InputError):
     """A sample folder cannot be used for what was asked."""
 
 

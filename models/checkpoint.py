@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.errors import InputError
 from models.pickles import Foreign, read_pickle
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
@@ -27,7 +28,7 @@ _FLOATING = {
 }
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint is damaged, or belongs to another network."""
 
 

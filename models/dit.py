@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.errors import InputError
 from models.layouts import dit_from_diffusers
 from models.spec import DenoiserSpec
 from models.transformer import Attention, Mlp, PatchEmbed
@@ -89,7 +90,7 @@ class DiT(nn.Module):
             them over 127 intervals instead of the 128 that all published weights were trained with.
 
     Raises:
-        ValueError: if the sizes do not fit one another.
+        InputError: if the sizes do not fit one another.
     """
 
     def __init__(
@@ -110,11 +111,11 @@ class DiT(nn.Module):
         super().__init__()
         channels, height, width_latent = (int(n) for n in latent_shape)
         if height % patch_size or width_latent % patch_size:
-            raise ValueError(
+            raise InputError(
                 f"latent_shape {tuple(latent_shape)} is not a multiple of patch_size {patch_size}"
             )
         if width % num_heads or width % 4:
-            raise ValueError(
+            raise InputError(
                 f"width {width} must be a multiple of num_heads {num_heads} and of 4"
                 " (sine and cosine of two axes)"
             )

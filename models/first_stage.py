@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.errors import InputError
 from models.layouts import autoencoder_state
 
 # Decoded at once; a decoder's activations take about 1 kB a pixel in float32.
@@ -28,7 +29,7 @@ class FirstStage(nn.Module):
     def __init__(self, autoencoder: nn.Module, scale: float, rounding: str, patch_size: int = 1):
         super().__init__()
         if rounding not in _ROUNDINGS:
-            raise ValueError(f"rounding {rounding!r} is unknown; known: {', '.join(_ROUNDINGS)}")
+            raise InputError(f"rounding {rounding!r} is unknown; known: {', '.join(_ROUNDINGS)}")
         self.scale, self.rounding, self.patch_size = scale, rounding, patch_size
         self.autoencoder = autoencoder
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import save_tensors
+from models.errors import InputError
 
 State = dict[str, Tensor]
 
@@ -47,7 +48,7 @@ def dit_from_diffusers(state: State, depth: int) -> State:
     """diffusers' ``DiTTransformer2DModel`` -> DiT, without its fixed position table.
 
     Raises:
-        ValueError: if the blocks differ in the embedding of timestep and class, of which the
+        InputError: if the blocks differ in the embedding of timestep and class, of which the
             native network has one.
     """
     native = {a: state.pop(b) for a, b in _dit_pairs(depth) if b in state}
@@ -56,7 +57,7 @@ def dit_from_diffusers(state: State, depth: int) -> State:
         if copies[0] is None:
             continue
         if any(copy is None or not torch.equal(copy, copies[0]) for copy in copies):
-            raise ValueError(f"its blocks differ in {b}, which a DiT has once")
+            raise InputError(f"its blocks differ in {b}, which a DiT has once")
         native[a] = copies[0]
     for i in range(depth):
         for kind in ("weight", "bias"):
@@ -85,13 +86,13 @@ def save_diffusers(network, folder: str | Path, provenance: dict) -> None:
     """Write a DiT as a folder that ``DiTTransformer2DModel.from_pretrained`` reads.
 
     Raises:
-        ValueError: if diffusers' class cannot express the network.
+        InputError: if diffusers' class cannot express the network.
     """
     channels, height, width = network.spec.latent_shape
     if height != width:
-        raise ValueError(f"diffusers' DiT takes square latents, not {height}x{width}")
+        raise InputError(f"diffusers' DiT takes square latents, not {height}x{width}")
     if not torch.equal(network.pos_embed, network.position_table().to(network.pos_embed)):
-        raise ValueError("diffusers' DiT has the fixed sine-cosine position table, this one not")
+        raise InputError("diffusers' DiT has the fixed sine-cosine position table, this one not")
     attention = network.blocks[0].attn
     config = {
         "_class_name": "DiTTransformer2DModel",

@@ -11,6 +11,7 @@ installed, and the two do not fit one another.
 import torch
 from torch import Tensor, nn
 
+from models.errors import InputError
 from models.transformer import Attention, Mlp
 
 _TYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -27,23 +28,23 @@ def quantise(network: nn.Module, quantisation: str) -> None:
         quantisation: ``int8`` or ``fp8`` (e4m3; GPUs of CUDA capability 8.9 and later).
 
     Raises:
-        ValueError: for another one, for fp8 where the device cannot multiply it, and for a network
+        InputError: for another one, for fp8 where the device cannot multiply it, and for a network
             without such layers.
     """
     if quantisation not in QUANTISATIONS:
-        raise ValueError(
+        raise InputError(
             f"quantisation={quantisation} is unknown; known: {', '.join(QUANTISATIONS)}, or null"
         )
     device = next(network.parameters()).device
     if quantisation == "fp8" and not (
         device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
     ):
-        raise ValueError(
+        raise InputError(
             "quantisation=fp8 needs a GPU of CUDA capability 8.9 (Ada, Hopper); use int8 or null"
         )
     parts = [module for module in network.modules() if isinstance(module, Attention | Mlp)]
     if not parts:
-        raise ValueError(
+        raise InputError(
             f"quantisation={quantisation} is for transformers, {type(network).__name__} is none; "
             "use quantisation=null"
         )

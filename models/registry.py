@@ -6,6 +6,7 @@ from torch import nn
 
 from models import dit, first_stage, unet, uvit
 from models.classifier import Classifier, ResNetClassifier
+from models.errors import InputError
 
 # architecture -> constructor with every size as a keyword
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -44,13 +45,13 @@ def create(name: str, **overrides) -> nn.Module:
         overrides: constructor arguments that replace the configuration's.
 
     Raises:
-        ValueError: for an unknown name or argument, listing the known ones.
+        InputError: for an unknown name or argument, listing the known ones.
     """
     if name not in _CONFIGURATIONS and name not in _ARCHITECTURES:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(names())}")
+        raise InputError(f"unknown network {name!r}; known: {', '.join(names())}")
     architecture, sizes = _CONFIGURATIONS.get(name, (name, {}))
     constructor = _ARCHITECTURES[architecture]
     try:
         return constructor(**{**sizes, **overrides})
     except TypeError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise InputError(f"{name}: {error}") from error

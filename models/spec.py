@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from models.errors import InputError
+
 
 @dataclass(frozen=True)
 class DenoiserSpec:
@@ -44,13 +46,13 @@ CONVERTIBLE = ("epsilon", "x0", "v", "velocity")
 
 
 def check_stitchable(specs: Mapping[str, DenoiserSpec]) -> None:
-    """Raise ValueError unless any two of ``specs`` (name -> spec) can share a trajectory.
+    """Raise InputError unless any two of ``specs`` (name -> spec) can share a trajectory.
 
     Noise schedules may differ: they are aligned by log-SNR.
     """
     for name, spec in specs.items():
         if spec.prediction_type not in CONVERTIBLE:
-            raise ValueError(
+            raise InputError(
                 f"{name} predicts {spec.prediction_type!r}, which cannot be converted; known: "
                 + ", ".join(CONVERTIBLE)
             )
@@ -62,7 +64,7 @@ def check_stitchable(specs: Mapping[str, DenoiserSpec]) -> None:
             if getattr(here, fact) != getattr(there, fact)
         ]
         if differences:
-            raise ValueError(
+            raise InputError(
                 f"{first} and {other} cannot be stitched: {'; '.join(differences)}; "
                 "take denoisers of the same latents and classes"
             )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dit import timestep_sinusoid
+from models.errors import InputError
 from models.spec import DenoiserSpec
 
 
@@ -272,7 +273,7 @@ class LDM(nn.Module):
         latent_space: name of the first stage they belong to; see ``DenoiserSpec``.
 
     Raises:
-        ValueError: if the sizes do not fit one another.
+        InputError: if the sizes do not fit one another.
     """
 
     def __init__(
@@ -292,7 +293,7 @@ class LDM(nn.Module):
     ):
         super().__init__()
         if model_channels % norm_groups or model_channels % (num_head_channels or 1):
-            raise ValueError(
+            raise InputError(
                 f"model_channels {model_channels} must be a multiple of norm_groups {norm_groups} "
                 f"and of num_head_channels {num_head_channels}"
             )

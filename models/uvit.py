@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.dit import timestep_sinusoid
+from models.errors import InputError
 from models.spec import DenoiserSpec
 from models.transformer import Attention, Mlp, PatchEmbed
 
@@ -45,7 +46,7 @@ class UViT(nn.Module):
         timestep_offset, latent_space: see ``DenoiserSpec``.
 
     Raises:
-        ValueError: if the sizes do not fit one another.
+        InputError: if the sizes do not fit one another.
     """
 
     def __init__(
@@ -66,11 +67,11 @@ class UViT(nn.Module):
         super().__init__()
         channels, height, width_latent = (int(n) for n in latent_shape)
         if height % patch_size or width_latent % patch_size:
-            raise ValueError(
+            raise InputError(
                 f"latent_shape {tuple(latent_shape)} is not a multiple of patch_size {patch_size}"
             )
         if width % num_heads or width % 2 or depth % 2:
-            raise ValueError(
+            raise InputError(
                 f"width {width} must be even and a multiple of num_heads {num_heads}, "
                 f"and depth {depth} even (every block down has one up)"
             )

@@ -19,6 +19,7 @@ from models.checkpoint import (
 )
 from models.classes import Classes
 from models.cost import macs
+from models.errors import InputError
 from models.first_stage import CONFIGURATIONS as FIRST_STAGES
 from models.quantise import quantise
 from models.registry import create
@@ -97,7 +98,7 @@ class Zoo:
         unconditional: how its denoisers are told "no class"; see ``samplers.Guidance.guide``.
 
     Raises:
-        ValueError: if the card's denoisers cannot be stitched, or it has no preview; nothing is
+        InputError: if the card's denoisers cannot be stitched, or it has no preview; nothing is
             loaded then.
     """
 
@@ -155,7 +156,7 @@ class Zoo:
             path = ROOT / self.card.checkpoints / f"{key}.safetensors"
             return PublishedFile(key, path.resolve(), ())
         if key not in self.files:
-            raise ValueError(
+            raise InputError(
                 f"zoo {self.name} has no file {key!r} for {name}; known: {', '.join(self.files)}"
             )
         return self.files[key]
@@ -186,9 +187,9 @@ class Zoo:
 
     def _check(self) -> None:
         if self.decoder not in ("first-stage", "preview"):
-            raise ValueError(f"decoder={self.decoder} is unknown; known: first-stage, preview")
+            raise InputError(f"decoder={self.decoder} is unknown; known: first-stage, preview")
         if not self.has(self.decoder):
-            raise ValueError(
+            raise InputError(
                 f"decoder={self.decoder}: zoo {self.name} has none; use decoder=first-stage"
             )
         check_stitchable(self.specs)
@@ -208,7 +209,7 @@ class Zoo:
                 facts["latent scale"] = (scale, stage.get("scale", scale))
             for fact, (ours, cards) in facts.items():
                 if ours != cards:
-                    raise ValueError(
+                    raise InputError(
                         f"zoo {self.name}: {name} was trained with {fact} {ours}, the zoo has "
                         f"{cards}; correct the card or take {name} out of it"
                     )
@@ -240,7 +241,7 @@ class Zoo:
     def _load_denoiser(self, name: str) -> nn.Module:
         if name not in self.card.denoisers:
             known = ", ".join(self.card.denoisers)
-            raise ValueError(f"zoo {self.name} has no denoiser {name!r}; known: {known}")
+            raise InputError(f"zoo {self.name} has no denoiser {name!r}; known: {known}")
         return self._load(name, self.dtype, self.quantisation)
 
     def _load(self, name: str, dtype: torch.dtype, quantisation: str | None = None) -> nn.Module:
@@ -293,7 +294,7 @@ def _published_file(key: str, entry: DictConfig, folder: Path) -> PublishedFile:
     try:
         return PublishedFile(key, path, tuple(facts.pop("urls")), **facts)
     except TypeError as error:
-        raise ValueError(f"files.{key} of the card: {error}") from error
+        raise InputError(f"files.{key} of the card: {error}") from error
 
 
 def names() -> list[str]:
@@ -305,9 +306,9 @@ def load_zoo(name: str, device="cpu", dtype: torch.dtype = torch.float32) -> Zoo
     """The zoo of the card ``configs/zoo/NAME.yaml``.
 
     Raises:
-        ValueError: for an unknown name, listing the known ones.
+        InputError: for an unknown name, listing the known ones.
     """
     path = CARDS / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(f"unknown zoo {name!r}; known: {', '.join(names())}")
+        raise InputError(f"unknown zoo {name!r}; known: {', '.join(names())}")
     return Zoo(OmegaConf.load(path), device, dtype)

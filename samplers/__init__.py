@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from models.errors import InputError
 from samplers import dpm_solver, heun, spacing
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
@@ -49,10 +50,10 @@ def create(
             the paper's for DDIM and DDPM, the reference's for the others.
 
     Raises:
-        ValueError: for an unknown name or option, listing the known ones, or a bad value.
+        InputError: for an unknown name or option, listing the known ones, or a bad value.
     """
     if name not in _SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}; known: {', '.join(_SAMPLERS)}")
+        raise InputError(f"unknown sampler {name!r}; known: {', '.join(_SAMPLERS)}")
     if isinstance(schedule, str):
         schedule = NoiseSchedule.create(schedule)
     constructor, default_spacing, place = _SAMPLERS[name]
@@ -60,7 +61,7 @@ def create(
     known = [field.name for field in fields]
     unknown = sorted(options.keys() - set(known))
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"sampler {name} has no option {', '.join(unknown)}; "
             f"known: {', '.join([*known, 'spacing'])}"
         )
@@ -69,12 +70,12 @@ def create(
         numeric = isinstance(field.default, float) and type(value) in (int, float)
         if not numeric and type(value) is not type(field.default):
             kind = type(field.default).__name__
-            raise ValueError(f"sampler.{field.name}={value!r} must be of type {kind}")
+            raise InputError(f"sampler.{field.name}={value!r} must be of type {kind}")
     named = spacing if isinstance(spacing, str) else default_spacing
     timesteps = place(named, steps, schedule, **options)
     if isinstance(spacing, list | tuple):
         if len(spacing) != len(timesteps):
-            raise ValueError(
+            raise InputError(
                 f"sampler.spacing lists {len(spacing)} timesteps; sampler {name} with "
                 f"sampler.steps={steps} needs {len(timesteps)}"
             )

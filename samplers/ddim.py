@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from models.errors import InputError
 from samplers.loss import split_output
 from samplers.schedule import NoiseSchedule
 from samplers.spacing import check_timesteps
@@ -32,7 +33,7 @@ class DDIM:
     def __post_init__(self):
         check_timesteps(self.timesteps, self.schedule, int)
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"sampler.eta={self.eta} must be between 0 and 1")
+            raise InputError(f"sampler.eta={self.eta} must be between 0 and 1")
 
     def __call__(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from models.errors import InputError
 from samplers.loss import learned_range, split_output
 from samplers.schedule import NoiseSchedule
 from samplers.spacing import check_timesteps
@@ -35,11 +36,11 @@ class DDPM:
     def __post_init__(self):
         check_timesteps(self.timesteps, self.schedule, int)
         if self.variance not in VARIANCES:
-            raise ValueError(
+            raise InputError(
                 f"sampler.variance={self.variance!r} is unknown; known: {', '.join(VARIANCES)}"
             )
         if self.fallback not in FALLBACKS:
-            raise ValueError(
+            raise InputError(
                 f"sampler.fallback={self.fallback!r} is unknown; known: {', '.join(FALLBACKS)}"
             )
 
@@ -64,7 +65,7 @@ class DDPM:
             (B, C, H, W) latents.
 
         Raises:
-            ValueError: if the variance is to be learned, a denoiser predicts none and there is no
+            InputError: if the variance is to be learned, a denoiser predicts none and there is no
                 fallback.
         """
         process = self.schedule.respaced(self.timesteps)
@@ -90,7 +91,7 @@ class DDPM:
                 log_variance = learned_range(logits, log_betas[step], log_small[step])
                 x = mean + (0.5 * log_variance).exp() * noise(step)
             elif kind == "refuse":
-                raise ValueError(
+                raise InputError(
                     "sampler.variance=learned-range needs denoisers with learned sigma; use "
                     "sampler.fallback or sampler.variance with fixed-small or fixed-large"
                 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from models.errors import InputError
 from samplers.loss import split_output
 from samplers.schedule import NoiseSchedule
 from samplers.spacing import check_steps, check_timesteps, equal_parts, grid
@@ -63,13 +64,13 @@ class DPMSolver:
         ):  # fmt: skip
             if getattr(self, setting) not in known:
                 value = getattr(self, setting)
-                raise ValueError(f"sampler.{setting}={value!r} is unknown; known: {known}")
+                raise InputError(f"sampler.{setting}={value!r} is unknown; known: {known}")
         if self.exact_curvature and (self.method, self.order) != ("multistep", 3):
-            raise ValueError(
+            raise InputError(
                 "sampler.exact_curvature=true needs sampler.method=multistep and sampler.order=3"
             )
         if self.method == "singlestep" and self.history == "restart":
-            raise ValueError("sampler.history=restart needs sampler.method=multistep")
+            raise InputError("sampler.history=restart needs sampler.method=multistep")
 
     @property
     def timesteps(self) -> list[float]:
@@ -182,9 +183,9 @@ def spaced_times(
 
 
 def check_order(order: int) -> None:
-    """Raise ValueError unless a solver of that order exists."""
+    """Raise InputError unless a solver of that order exists."""
     if order not in (1, 2, 3):
-        raise ValueError(f"sampler.order={order} must be 1, 2 or 3")
+        raise InputError(f"sampler.order={order} must be 1, 2 or 3")
 
 
 def group_orders(steps: int, order: int) -> list[int]:

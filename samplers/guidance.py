@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.errors import InputError
+
 NULL_CLASS, RANDOM_EMBEDDING = "null-class", "random-embedding"
 
 
@@ -35,13 +37,13 @@ class Guidance:
 
     def __post_init__(self):
         if not self.scale >= 0:
-            raise ValueError(f"guidance.scale={self.scale} must be 0 or more (1 is unguided)")
+            raise InputError(f"guidance.scale={self.scale} must be 0 or more (1 is unguided)")
         if self.channels < 1:
-            raise ValueError(f"guidance.channels={self.channels} must be 1 or more")
+            raise InputError(f"guidance.channels={self.channels} must be 1 or more")
         for setting in ("steps", "log_snr"):
             interval = getattr(self, setting)
             if interval is not None and not (len(interval) == 2 and interval[0] < interval[1]):
-                raise ValueError(f"guidance.{setting}={interval} must be [low, high], low < high")
+                raise InputError(f"guidance.{setting}={interval} must be [low, high], low < high")
 
     def active(self, step: int, log_snr: float) -> bool:
         """Whether a step, at this log-SNR of its state, is guided."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.errors import InputError
 from samplers.prediction import convert, from_x_0
 from samplers.schedule import NoiseSchedule
 
@@ -60,11 +61,11 @@ def draw_timesteps(
             the trajectory that an allocation gives it (``stitch.Allocation.interval``).
 
     Raises:
-        ValueError: if the interval has no timestep or leaves [0, T).
+        InputError: if the interval has no timestep or leaves [0, T).
     """
     low, high = (0, num_timesteps) if interval is None else interval
     if not 0 <= low < high <= num_timesteps:
-        raise ValueError(
+        raise InputError(
             f"train.interval=[{low}, {high}] must be timesteps with 0 <= low < high <= "
             f"{num_timesteps}"
         )

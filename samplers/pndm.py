@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from models.errors import InputError
 from samplers.loss import split_output
 from samplers.schedule import NoiseSchedule
 from samplers.spacing import check_timesteps
@@ -43,7 +44,7 @@ class PNDM:
     def __post_init__(self):
         check_timesteps(self.visits, self.schedule, int)
         if self.history not in ("keep", "restart"):
-            raise ValueError(f"sampler.history={self.history!r} is unknown; known: keep, restart")
+            raise InputError(f"sampler.history={self.history!r} is unknown; known: keep, restart")
 
     @property
     def timesteps(self) -> list[int]:

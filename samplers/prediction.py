@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from models.errors import InputError
+
 PREDICTION_TYPES = ("epsilon", "x0", "v", "velocity")
 
 
@@ -23,7 +25,7 @@ def to_x_0(prediction: Tensor, x: Tensor, alpha: float, sigma: float, kind: str)
         return (alpha * x - sigma * prediction) / (alpha**2 + sigma**2)
     if kind == "velocity":
         return (x - sigma * prediction) / (alpha + sigma)
-    raise ValueError(f"unknown prediction type {kind!r}; known: {', '.join(PREDICTION_TYPES)}")
+    raise InputError(f"unknown prediction type {kind!r}; known: {', '.join(PREDICTION_TYPES)}")
 
 
 def from_x_0(x_0: Tensor, x: Tensor, alpha: float, sigma: float, kind: str) -> Tensor:
@@ -37,7 +39,7 @@ def from_x_0(x_0: Tensor, x: Tensor, alpha: float, sigma: float, kind: str) -> T
         return alpha * epsilon - sigma * x_0
     if kind == "velocity":
         return epsilon - x_0
-    raise ValueError(f"unknown prediction type {kind!r}; known: {', '.join(PREDICTION_TYPES)}")
+    raise InputError(f"unknown prediction type {kind!r}; known: {', '.join(PREDICTION_TYPES)}")
 
 
 def convert(

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.errors import InputError
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
@@ -38,13 +40,13 @@ class NoiseSchedule:
         a ``timestep_offset`` of 1/2.
 
         Raises:
-            ValueError: for an unknown name, listing the known ones.
+            InputError: for an unknown name, listing the known ones.
         """
         if name == "rectified-flow":
             return cls._rectified_flow(num_timesteps)
         if name not in _ENDPOINTS:
             known = ", ".join([*_ENDPOINTS, "rectified-flow"])
-            raise ValueError(f"unknown noise schedule {name!r}; known: {known}")
+            raise InputError(f"unknown noise schedule {name!r}; known: {known}")
         first, last, space = _ENDPOINTS[name]
         # numpy's linspace, because the references use it and torch's rounds differently.
         if space == "beta":

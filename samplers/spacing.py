@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.errors import InputError
 from samplers.schedule import NoiseSchedule
 
 
@@ -25,7 +26,7 @@ def visits(name: str, steps: int, schedule: NoiseSchedule) -> list[int]:
     ==================== =========================================================================
 
     Raises:
-        ValueError: for an unknown name, a number of steps outside [1, T] ([2, T] where both ends
+        InputError: for an unknown name, a number of steps outside [1, T] ([2, T] where both ends
             are included), or one with which the spacing does not exist.
     """
     total = schedule.num_timesteps
@@ -36,10 +37,10 @@ def visits(name: str, steps: int, schedule: NoiseSchedule) -> list[int]:
         strides = (range(0, total, k) for k in range(1, total + 1))
         ascending = next((kept for kept in strides if len(kept) == steps), None)
         if ascending is None:
-            raise ValueError(f"no stride visits sampler.steps={steps} of {total} timesteps exactly")
+            raise InputError(f"no stride visits sampler.steps={steps} of {total} timesteps exactly")
     elif name == "ldm":
         if total % steps or steps == total:
-            raise ValueError(
+            raise InputError(
                 f"sampler.spacing=ldm needs sampler.steps={steps} to divide {total} and be less"
             )
         ascending = range(1, total, total // steps)
@@ -52,10 +53,10 @@ def visits(name: str, steps: int, schedule: NoiseSchedule) -> list[int]:
     elif name == "karras":
         ascending = np.round(grid("karras", equal_parts(steps - 1), schedule)[::-1]).astype(int)
         if len(set(ascending.tolist())) < steps:
-            raise ValueError(f"sampler.spacing=karras visits a timestep twice in {steps} steps")
+            raise InputError(f"sampler.spacing=karras visits a timestep twice in {steps} steps")
     else:
         known = "trailing-inclusive, stride, ldm, leading, trailing, linspace, karras"
-        raise ValueError(f"unknown sampler.spacing={name!r}; known: {known}, or a list")
+        raise InputError(f"unknown sampler.spacing={name!r}; known: {known}, or a list")
     return [int(t) for t in ascending][::-1]
 
 
@@ -83,7 +84,7 @@ def grid(name: str, progress: Sequence[float], schedule: NoiseSchedule) -> list[
         )
     else:
         known = "time-uniform, quadratic, log-snr, karras"
-        raise ValueError(f"unknown sampler.spacing={name!r}; known: {known}, or a list")
+        raise InputError(f"unknown sampler.spacing={name!r}; known: {known}, or a list")
     return schedule.time_at(half_log_snr).tolist()
 
 
@@ -99,7 +100,7 @@ def trailing_inclusive(steps: int, num_timesteps: int = 1000) -> list[int]:
     accumulated as DiT's respacing ("100", not "ddim100") does, so that the roundings agree.
 
     Raises:
-        ValueError: if ``steps`` is not in [2, T].
+        InputError: if ``steps`` is not in [2, T].
     """
     check_steps(steps, 2, num_timesteps)
     stride = (num_timesteps - 1) / (steps - 1)
@@ -111,20 +112,20 @@ def trailing_inclusive(steps: int, num_timesteps: int = 1000) -> list[int]:
 
 
 def check_steps(steps: int, fewest: int, most: int) -> None:
-    """Raise ValueError unless ``steps`` is a whole number in [fewest, most]."""
+    """Raise InputError unless ``steps`` is a whole number in [fewest, most]."""
     if type(steps) is not int or not fewest <= steps <= most:
-        raise ValueError(f"sampler.steps={steps} must be a whole number from {fewest} to {most}")
+        raise InputError(f"sampler.steps={steps} must be a whole number from {fewest} to {most}")
 
 
 def check_timesteps(timesteps: Sequence[float], schedule: NoiseSchedule, kind: type) -> None:
-    """Raise ValueError unless ``timesteps`` are numbers of a ``kind`` that fall within [0, T)."""
+    """Raise InputError unless ``timesteps`` are numbers of a ``kind`` that fall within [0, T)."""
     last = schedule.num_timesteps - 1
     if not timesteps or not all(type(t) in (int, kind) for t in timesteps):
-        raise ValueError(f"timesteps must be a list of {kind.__name__}, not {timesteps!r}")
+        raise InputError(f"timesteps must be a list of {kind.__name__}, not {timesteps!r}")
     for here, there in itertools.pairwise(timesteps):
         if not there < here:
-            raise ValueError(f"timesteps must decrease, but {there:g} comes after {here:g}")
+            raise InputError(f"timesteps must decrease, but {there:g} comes after {here:g}")
     if timesteps[0] > last or timesteps[-1] < 0:
-        raise ValueError(
+        raise InputError(
             f"timesteps from {timesteps[0]:g} to {timesteps[-1]:g} leave the schedule's 0 to {last}"
         )

@@ -67,7 +67,7 @@ class Evaluator:
         device: where features are computed.
 
     Raises:
-        ValueError: if a metric is unknown, the extractor or the reference is missing, or they do
+        InputError: if a metric is unknown, the extractor or the reference is missing, or they do
             not fit one another.
     """
 
@@ -164,7 +164,7 @@ class Evaluator:
             cost: facts for the record about what the sampling cost.
 
         Raises:
-            ValueError: if images are missing or unfit, or a stored record lacks a metric.
+            InputError: if images are missing or unfit, or a stored record lacks a metric.
         """
         if isinstance(images, ShardFolder):
             images = ShardImages(images)

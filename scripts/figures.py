@@ -175,7 +175,7 @@ def why_no_weights(point: Point) -> str:
     """What to do about the weights that a run lacks."""
     try:
         point.job.zoo.weights_sha256(dict.fromkeys(point.job.networks))
-    except ValueError as error:
+    except InputError as error:
         return str(error)
     return "its weights came while the command ran; start it again"
 

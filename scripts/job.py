@@ -93,7 +93,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
             counted, but not made.
 
     Raises:
-        ValueError: naming the setting, its value and the fix.
+        InputError: naming the setting, its value and the fix.
     """
     settings = OmegaConf.to_container(config.sampler)
     sampler = samplers.create(schedule=config.schedule or zoo.schedule, **settings)

@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.errors import InputError
+
 T = TypeVar("T")
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -35,7 +37,7 @@ def start() -> torch.device:
         The device of this process.
 
     Raises:
-        ValueError: if there are more processes than GPUs on this machine.
+        InputError: if there are more processes than GPUs on this machine.
     """
     _join_submitit()
     _keep_memory()
@@ -43,7 +45,7 @@ def start() -> torch.device:
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
-            raise ValueError(
+            raise InputError(
                 f"process {local_rank} of this machine has no GPU, there are "
                 f"{torch.cuda.device_count()}; start at most as many with --nproc-per-node"
             )
@@ -195,24 +197,24 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
     bf16 slowly.
 
     Raises:
-        ValueError: for another name, or a type that the device cannot multiply.
+        InputError: for another name, or a type that the device cannot multiply.
     """
     if precision not in ("auto", *PRECISIONS):
-        raise ValueError(
+        raise InputError(
             f"precision={precision} is unknown; known: {', '.join(['auto', *PRECISIONS])}"
         )
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         native = capability >= (8, 0)
         if precision == "bf16" and not native:
-            raise ValueError(
+            raise InputError(
                 f"precision=bf16 needs a GPU of CUDA capability 8.0, {device_name(device)} has "
                 f"{'.'.join(map(str, capability))}; use precision=fp16 or fp32"
             )
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         if precision == "fp16":
-            raise ValueError("precision=fp16 is for GPUs; use precision=bf16 or fp32 on a CPU")
+            raise InputError("precision=fp16 is for GPUs; use precision=bf16 or fp32 on a CPU")
     if precision == "auto":
         return torch.bfloat16 if native else torch.float32
     return PRECISIONS[precision]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.errors import InputError
+
 
 @dataclass(frozen=True)
 class Allocation:
@@ -33,7 +35,7 @@ class Allocation:
             steps: number of sampling steps.
 
         Raises:
-            ValueError: if a fraction is negative or they do not sum to 1 (the sum is named).
+            InputError: if a fraction is negative or they do not sum to 1 (the sum is named).
         """
         _check_fractions(fractions)
         # Cumulative sums carry rounding errors such as 0.30000000000000004: drop them first.
@@ -95,7 +97,7 @@ class Allocation:
         """
         switches = list(switches)
         if len(switches) != len(names) - 1 or switches != sorted(switches):
-            raise ValueError(
+            raise InputError(
                 f"allocation.switches={switches} must be {len(names) - 1} ascending log-SNR values "
                 f"for the {len(names)} denoisers {', '.join(names)}"
             )
@@ -111,13 +113,13 @@ class Allocation:
         """The inverse of ``str``: ``DiT-S*40+DiT-XL*60``.
 
         Raises:
-            ValueError: naming the part that is not ``NAME*COUNT``.
+            InputError: naming the part that is not ``NAME*COUNT``.
         """
         runs = []
         for part in text.split("+"):
             match = re.fullmatch(r"\s*(\S+?)\s*\*\s*([1-9]\d*)\s*", part)
             if not match:
-                raise ValueError(
+                raise InputError(
                     f"allocation {text!r}: {part!r} is not NAME*COUNT, as in DiT-S*40+DiT-XL*60"
                 )
             runs.append((match[1], int(match[2])))
@@ -182,11 +184,11 @@ class Allocation:
         own timestep down to the next step's.
 
         Raises:
-            ValueError: unless ``name`` owns one stretch of the trajectory.
+            InputError: unless ``name`` owns one stretch of the trajectory.
         """
         owned = [i for i, owner in enumerate(self.steps) if owner == name]
         if not owned or len(owned) != owned[-1] - owned[0] + 1:
-            raise ValueError(f"{name} does not own one stretch of the allocation {self}")
+            raise InputError(f"{name} does not own one stretch of the allocation {self}")
         high = num_timesteps if owned[0] == 0 else timesteps[owned[0]] + 1
         low = 0 if owned[-1] == len(self) - 1 else timesteps[owned[-1] + 1] + 1
         return low, high
@@ -217,13 +219,13 @@ def simplex(parts: int, resolution: int) -> list[tuple[float, ...]]:
 def _check_fractions(fractions: Mapping[str, float]) -> None:
     for name, fraction in fractions.items():
         if not fraction >= 0:
-            raise ValueError(
+            raise InputError(
                 f"allocation.fractions: the fraction of {name} is {fraction:g}; it must be "
                 "0 or more"
             )
     total = sum(fractions.values())
     if abs(total - 1) > 1e-6:
-        raise ValueError(
+        raise InputError(
             f"allocation.fractions={[float(f) for f in fractions.values()]} "
             f"sum to {total:.9g}; they must sum to 1"
         )

@@ -10,6 +10,8 @@ A record is (S, B, C, H, W): the states after S steps, kept by a callback of ``s
 import torch
 from torch import Tensor
 
+from models.errors import InputError
+
 
 def cosine_similarity(one: Tensor, other: Tensor) -> Tensor:
     """(S, B) cosine of the angle between the latents of two records, step by step (Figure 3).
@@ -18,7 +20,7 @@ def cosine_similarity(one: Tensor, other: Tensor) -> Tensor:
         one, other: (S, B, C, H, W) records of the same sampler, noise and labels.
     """
     if one.shape != other.shape:
-        raise ValueError(f"records of shapes {tuple(one.shape)} and {tuple(other.shape)}")
+        raise InputError(f"records of shapes {tuple(one.shape)} and {tuple(other.shape)}")
     return torch.cosine_similarity(one.double().flatten(2), other.double().flatten(2), dim=2)
 
 
@@ -33,7 +35,7 @@ def log_amplitude_spectrum(record: Tensor) -> Tensor:
     """
     size = record.shape[-1]
     if record.shape[-2] != size:
-        raise ValueError(f"latents must be square, not {tuple(record.shape[-2:])}")
+        raise InputError(f"latents must be square, not {tuple(record.shape[-2:])}")
     amplitude = torch.fft.fft2(record.double()).abs()
     log_amplitude = (amplitude + 1e-6).log().mean(dim=(1, 2))
     frequencies = torch.arange((size + 1) // 2, device=record.device)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.errors import InputError
 from samplers.guidance import Guidance
 from samplers.noise import initial_noise, random_embedding, step_noise
 from stitch.allocation import Allocation
@@ -54,13 +55,13 @@ def sample(
         (B, H, W, C) uint8 images.
 
     Raises:
-        ValueError: if a label is no class, or allocation, sampler and denoisers do not fit.
+        InputError: if a label is no class, or allocation, sampler and denoisers do not fit.
         FloatingPointError: if a prediction is not finite; the message says whose and where.
     """
     labels = zoo.classes.indices(labels)
     indices = range(len(labels)) if indices is None else indices
     if len(indices) != len(labels):
-        raise ValueError(f"there are {len(labels)} labels but {len(indices)} indices")
+        raise InputError(f"there are {len(labels)} labels but {len(indices)} indices")
     if guidance is None:
         channels = zoo.guidance_channels if guidance_channels is None else guidance_channels
         guidance = Guidance(guidance_scale, channels, zoo.unconditional)
@@ -93,7 +94,7 @@ def sample_latents(
 ) -> Tensor:
     """(B, C, H, W) latents of the samples ``indices`` with (B,) ``labels``; see ``sample``."""
     if alignment not in ALIGNMENTS:
-        raise ValueError(f"alignment={alignment!r} is unknown; known: {', '.join(ALIGNMENTS)}")
+        raise InputError(f"alignment={alignment!r} is unknown; known: {', '.join(ALIGNMENTS)}")
     shape, device = denoisers[allocation.steps[0]].spec.latent_shape, labels.device
     trajectory = Trajectory(
         denoisers,

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from models.errors import InputError
 from samplers.guidance import NULL_CLASS, RANDOM_EMBEDDING, Guidance
 from samplers.prediction import PREDICTION_TYPES
 from samplers.schedule import NoiseSchedule
@@ -32,7 +33,7 @@ class Trajectory:
         embedding: width -> (B, width) random label embeddings, for guidance by those.
 
     Raises:
-        ValueError: if steps and timesteps differ in number, if a denoiser is not there, if the
+        InputError: if steps and timesteps differ in number, if a denoiser is not there, if the
             denoisers do not fit one another (the message names what differs), or if no step is in
             the interval of guidance.
     """
@@ -109,11 +110,11 @@ def evaluations(
         log_snr: that of the state at every step.
 
     Raises:
-        ValueError: if guidance is restricted to an interval without a step.
+        InputError: if guidance is restricted to an interval without a step.
     """
     active = [guidance.active(step, value) for step, value in enumerate(log_snr)]
     if guidance.scale != 1 and not any(active):
-        raise ValueError(
+        raise InputError(
             f"guidance.steps={guidance.steps}, guidance.log_snr={guidance.log_snr} contain none of "
             f"the {len(log_snr)} steps, whose log-SNR goes from {log_snr[0]:.2f} to "
             f"{log_snr[-1]:.2f}"
@@ -134,7 +135,7 @@ def check_fit(
     guidance: Guidance | None = None,
     schedule: NoiseSchedule | None = None,
 ) -> None:
-    """Raise ValueError unless ``allocation`` can be sampled in ``steps`` steps, guided.
+    """Raise InputError unless ``allocation`` can be sampled in ``steps`` steps, guided.
 
     Args:
         specs: name -> spec of the denoisers that there are.
@@ -142,18 +143,18 @@ def check_fit(
             prediction types must be the same.
     """
     if len(allocation) != steps:
-        raise ValueError(
+        raise InputError(
             f"allocation {allocation} has {len(allocation)} steps, the sampler has {steps}"
         )
     names, guided = allocation.denoisers, guidance is not None and guidance.scale != 1
     unknown = [name for name in names if name not in specs]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"allocation names unknown denoiser {', '.join(unknown)}; known: {', '.join(specs)}"
         )
     if guided and guidance.guide not in (NULL_CLASS, RANDOM_EMBEDDING):
         if guidance.guide not in specs:
-            raise ValueError(
+            raise InputError(
                 f"guidance.guide={guidance.guide!r} is unknown; known: {NULL_CLASS}, "
                 f"{RANDOM_EMBEDDING}, {', '.join(specs)}"
             )
@@ -167,22 +168,22 @@ def check_fit(
             here = getattr(specs[first], fact)
             there = getattr(specs[other], fact)
             if here != there:
-                raise ValueError(
+                raise InputError(
                     f"{first} and {other} cannot be stitched: their {fact} differ, "
                     f"{here} and {there}"
                 )
     for name in names:
         spec = specs[name]
         if spec.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(
+            raise InputError(
                 f"{name} predicts {spec.prediction_type!r}; known: {', '.join(PREDICTION_TYPES)}"
             )
         if guided and guidance.guide == NULL_CLASS and spec.null_label is None:
-            raise ValueError(
+            raise InputError(
                 f"{name} has no null class to be guided by; use guidance.guide={RANDOM_EMBEDDING}, "
                 "a denoiser, or guidance.scale=1"
             )
         if guided and guidance.guide == RANDOM_EMBEDDING and spec.label_width is None:
-            raise ValueError(
+            raise InputError(
                 f"{name} takes no label embeddings, so guidance.guide={RANDOM_EMBEDDING} cannot be"
             )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import samplers
+from models.errors import InputError
 from samplers import Guidance, NoiseSchedule
 from samplers.prediction import PREDICTION_TYPES, convert, from_x_0, to_x_0
 from stitch import Allocation, Trajectory
@@ -132,8 +133,8 @@ def test_predictions_convert_into_one_another(kind, alpha, sigma):
 def test_an_unknown_prediction_type_is_refused():
     x = torch.zeros(1)
     for function in (to_x_0, from_x_0):
-        with pytest.raises(ValueError, match="unknown prediction type 'score'.*velocity"):
+        with pytest.raises(InputError, match="unknown prediction type 'score'.*velocity"):
             function(x, x, 0.6, 0.8, "score")
     denoisers = {"first": gaussian.Denoiser(LINEAR), "second": gaussian.Denoiser(LINEAR, "score")}
-    with pytest.raises(ValueError, match="second predicts 'score'"):
+    with pytest.raises(InputError, match="second predicts 'score'"):
         Trajectory(denoisers, HALVES, range(50), x, Guidance(), NoiseSchedule.create(LINEAR))

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import samplers.spacing
+from models.errors import InputError
 from stitch import Allocation, pareto_frontier, simplex
 from tests import golden
 
@@ -105,7 +106,7 @@ def test_rounding_errors_of_cumulative_fractions_do_not_move_a_boundary():
 
 @pytest.mark.parametrize("negative", [-0.1, float("nan")])
 def test_a_fraction_that_is_not_zero_or_more_is_named(negative):
-    with pytest.raises(ValueError, match=rf"the fraction of XL is {negative:g}.*0 or more"):
+    with pytest.raises(InputError, match=rf"the fraction of XL is {negative:g}.*0 or more"):
         Allocation.from_fractions({"S": 1.1, "XL": negative}, 10)
 
 
@@ -119,7 +120,7 @@ def test_a_fraction_that_is_not_zero_or_more_is_named(negative):
     ],
 )
 def test_fractions_that_do_not_sum_to_1_are_refused_with_their_sum(fractions, total):
-    with pytest.raises(ValueError, match=rf"sum to {total}; they must sum to 1"):
+    with pytest.raises(InputError, match=rf"sum to {total}; they must sum to 1"):
         Allocation.from_fractions(dict(zip("abc", fractions, strict=False)), 10)
 
 
@@ -207,7 +208,7 @@ def test_names_with_a_star_or_digits_parse_and_spaces_are_allowed():
 
 @pytest.mark.parametrize("text", ["", "DiT-S", "DiT-S*", "DiT-S*0", "DiT-S*4+", "*4", "DiT-S*-1"])
 def test_text_that_is_no_allocation_is_refused(text):
-    with pytest.raises(ValueError, match=r"is not NAME\*COUNT"):
+    with pytest.raises(InputError, match=r"is not NAME\*COUNT"):
         Allocation.parse(text)
 
 
@@ -254,7 +255,7 @@ def test_a_switch_at_a_log_snr_is_the_same_noise_level_for_any_steps():
 
 @pytest.mark.parametrize("switches", [[], [1.0, -1.0], [0.0, 1.0, 2.0]])
 def test_switches_must_ascend_and_be_one_fewer_than_denoisers(switches):
-    with pytest.raises(ValueError, match="must be 2 ascending log-SNR values"):
+    with pytest.raises(InputError, match="must be 2 ascending log-SNR values"):
         Allocation.from_switch_snr(["S", "B", "XL"], switches, [0.0])
 
 
@@ -263,7 +264,7 @@ def test_the_intervals_of_an_allocation_share_out_the_timesteps():
     allocation = Allocation.from_fractions({"S": 0.5, "B": 0.3, "XL": 0.2}, 10)
     intervals = [allocation.interval(name, timesteps) for name in ("S", "B", "XL")]
     assert intervals == [(445, 1000), (112, 445), (0, 112)]
-    with pytest.raises(ValueError, match="S does not own one stretch"):
+    with pytest.raises(InputError, match="S does not own one stretch"):
         Allocation.explicit("SLSL").interval("S", [3, 2, 1, 0])
 
 

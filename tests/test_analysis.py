@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from models.errors import InputError
 from stitch.analysis import cosine_similarity, log_amplitude_spectrum
 
 
@@ -41,7 +42,7 @@ def test_white_noise_has_a_flat_spectrum():
 
 
 def test_records_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="shapes"):
+    with pytest.raises(InputError, match="shapes"):
         cosine_similarity(torch.zeros(3, 2, 1, 2, 2), torch.zeros(4, 2, 1, 2, 2))
-    with pytest.raises(ValueError, match="square"):
+    with pytest.raises(InputError, match="square"):
         log_amplitude_spectrum(torch.zeros(3, 2, 1, 2, 4))

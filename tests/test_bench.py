@@ -132,7 +132,7 @@ def test_a_precision_that_the_device_cannot_run_is_refused():
     cpu = torch.device("cpu")
     assert launch.dtype("fp32", cpu) == torch.float32
     assert launch.dtype("auto", cpu) in (torch.float32, torch.bfloat16)
-    with pytest.raises(ValueError, match="precision=fp16 is for GPUs; use precision=bf16"):
+    with pytest.raises(InputError, match="precision=fp16 is for GPUs; use precision=bf16"):
         launch.dtype("fp16", cpu)
-    with pytest.raises(ValueError, match="precision=fp8 is unknown; known: auto, fp32"):
+    with pytest.raises(InputError, match="precision=fp8 is unknown; known: auto, fp32"):
         launch.dtype("fp8", cpu)

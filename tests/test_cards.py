@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import models
 from models import CheckpointError
 from models.checkpoint import record_path, sha256_of
+from models.errors import InputError
 from models.spec import DenoiserSpec, check_stitchable
 from models.zoo import CARDS, PublishedFile, names
 from tests import golden
@@ -86,7 +87,7 @@ def test_denoisers_of_other_schedules_can_be_stitched():
     ],
 )
 def test_a_pair_that_cannot_be_stitched_is_named_with_what_differs(change, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         check_stitchable({"A": SPEC, "B": dataclasses.replace(SPEC, **change)})
     assert "B" in str(error.value)
 
@@ -112,7 +113,7 @@ def test_a_pair_that_cannot_be_stitched_is_named_with_what_differs(change, messa
     ],
 )
 def test_a_card_that_mixes_what_does_not_fit_is_refused_before_anything_loads(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         models.Zoo(card("imagenet256-dit", change))
 
 
@@ -147,7 +148,7 @@ def test_a_file_put_there_by_hand_is_held_to_the_published_checksum(tmp_path):
 
 def test_a_network_whose_file_the_card_lacks_is_named(tmp_path):
     zoo = models.Zoo(card("imagenet256-dit", {"first_stage.file": "sd-vae-ft-xyz"}))
-    with pytest.raises(ValueError, match="no file 'sd-vae-ft-xyz' for first-stage; known: DiT-S"):
+    with pytest.raises(InputError, match="no file 'sd-vae-ft-xyz' for first-stage; known: DiT-S"):
         zoo.checkpoint("first-stage")
 
 

@@ -10,6 +10,7 @@ import torch
 
 from eval import datasets
 from eval.datasets import FashionMNIST
+from models.errors import InputError
 
 COUNTS = {"train": 5, "t10k": 3}
 
@@ -67,7 +68,7 @@ def test_without_a_folder_debians_is_read(tmp_path, monkeypatch):
 def test_missing_data_names_the_places_and_three_ways_to_get_it(tmp_path, monkeypatch, given_root):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "DEBIAN_FOLDER", tmp_path)
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(InputError) as error:
         FashionMNIST("train", str(tmp_path) if given_root else None)
     for part in (str(tmp_path), "apt-get install", "data.root=FOLDER", "data.download=true"):
         assert part in str(error.value)
@@ -77,7 +78,7 @@ def test_missing_data_names_the_places_and_three_ways_to_get_it(tmp_path, monkey
 def test_a_folder_that_lacks_one_of_the_four_files_counts_as_missing(tmp_path, name):
     (write(tmp_path) / name).unlink()
     for split in ("train", "test"):
-        with pytest.raises(FileNotFoundError, match="Three ways to get it"):
+        with pytest.raises(InputError, match="Three ways to get it"):
             FashionMNIST(split, str(tmp_path))
 
 
@@ -86,14 +87,14 @@ def test_a_folder_that_lacks_one_of_the_four_files_counts_as_missing(tmp_path, n
 def test_a_truncated_file_is_named(tmp_path, zipped, keep):
     path = write(tmp_path, zipped) / f"train-images-idx3-ubyte{'.gz' * zipped}"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=re.escape(str(path))):
+    with pytest.raises(InputError, match=re.escape(str(path))):
         FashionMNIST("train", str(tmp_path))
 
 
 def test_truncated_values_in_a_whole_gzip_file_are_found(tmp_path):
     path = write(tmp_path, zipped=True) / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
-    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz is truncated: 4 values"):
+    with pytest.raises(InputError, match=r"train-labels-idx1-ubyte.gz is truncated: 4 values"):
         FashionMNIST("train", str(tmp_path))
 
 
@@ -101,12 +102,12 @@ def test_truncated_values_in_a_whole_gzip_file_are_found(tmp_path):
 def test_another_kind_of_file_is_named(tmp_path, magic):
     path = write(tmp_path) / "train-images-idx3-ubyte"
     path.write_bytes(magic + path.read_bytes()[4:])
-    with pytest.raises(ValueError, match="train-images-idx3-ubyte is not an idx file of 3-dim"):
+    with pytest.raises(InputError, match="train-images-idx3-ubyte is not an idx file of 3-dim"):
         FashionMNIST("train", str(tmp_path))
 
 
 def test_bytes_that_are_not_gzip_are_named(tmp_path):
     path = write(tmp_path, zipped=True) / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.decompress(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is truncated or damaged"):
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte.gz is truncated or damaged"):
         FashionMNIST("train", str(tmp_path))

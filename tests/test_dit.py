@@ -5,6 +5,7 @@ import torch
 
 import models
 from models import dit
+from models.errors import InputError
 from samplers import Guidance
 from tests import golden
 
@@ -88,15 +89,15 @@ def test_half_precision_weights_take_and_give_float32():
 
 
 def test_unknown_network_names_the_known_ones():
-    with pytest.raises(ValueError, match="unknown network 'DiT-M/2'.*DiT-XL/2"):
+    with pytest.raises(InputError, match="unknown network 'DiT-M/2'.*DiT-XL/2"):
         models.create("DiT-M/2")
 
 
 def test_unknown_argument_is_named():
-    with pytest.raises(ValueError, match="dephts"):
+    with pytest.raises(InputError, match="dephts"):
         models.create("DiT-S/2", dephts=3)
 
 
 def test_latents_that_patches_do_not_tile_are_refused():
-    with pytest.raises(ValueError, match="latent_shape .* patch_size"):
+    with pytest.raises(InputError, match="latent_shape .* patch_size"):
         models.create("DiT-S/2", latent_shape=(4, 7, 7))

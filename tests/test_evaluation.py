@@ -20,6 +20,7 @@ from eval.images import open_images
 from eval.reference import load_reference, save_reference
 from eval.results import ResultStore
 from models.checkpoint import CheckpointError
+from models.errors import InputError
 from scripts.evaluate import Evaluator, as_batch, log_to_wandb
 from scripts.selftest import selftest
 from tests.inception import save_random_inception
@@ -250,7 +251,7 @@ def test_stored_moments_alone_do_for_fid_and_for_nothing_else(gray, tmp_path):
     values = evaluator(tmp_path, path, "eval.metrics=[fid,is]").measure(open_images(sample), 40)
     assert values["fid"] == metrics.frechet_distance(one["features"], other["features"])
     assert not (tmp_path / "c").exists()
-    with pytest.raises(ValueError, match="has no arr_0 .*mu, sigma"):
+    with pytest.raises(InputError, match="has no arr_0 .*mu, sigma"):
         evaluator(tmp_path, path)
 
 
@@ -265,7 +266,7 @@ def test_a_record_has_what_is_needed_to_repeat_it_and_is_made_once(gray, tmp_pat
         made["provenance"]
     )
     assert evaluator(tmp_path, reference).record(images, 30, store) == made
-    with pytest.raises(ValueError, match="has no kid, and records are immutable"):
+    with pytest.raises(InputError, match="has no kid, and records are immutable"):
         evaluator(tmp_path, reference, "eval.metrics=[fid,kid]").record(images, 30, store)
     half = evaluator(tmp_path, reference, "eval.distances=float16").record(images, 30, store)
     assert half["protocol"]["distances"] == "float16"
@@ -284,40 +285,40 @@ def test_a_record_has_what_is_needed_to_repeat_it_and_is_made_once(gray, tmp_pat
     ],
 )
 def test_unfit_settings_are_refused_before_anything_is_read(gray, tmp_path, overrides, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         evaluator(tmp_path, gray[0][1], *overrides)
 
 
 def test_more_images_than_there_are_and_too_few_for_the_neighbours_are_refused(gray, tmp_path):
     (sample, reference), _ = gray
     measure = evaluator(tmp_path, reference).measure
-    with pytest.raises(ValueError, match="num_images=41, but there are 40 whole images"):
+    with pytest.raises(InputError, match="num_images=41, but there are 40 whole images"):
         measure(open_images(sample), 41)
-    with pytest.raises(ValueError, match="num_images=3 are too few for eval.neighbours=3"):
+    with pytest.raises(InputError, match="num_images=3 are too few for eval.neighbours=3"):
         measure(open_images(sample), 3)
 
 
 def test_references_of_another_extractor_or_dimension_are_refused(gray, tmp_path):
     (sample, reference), (_, other) = gray
     save_reference(tmp_path / "r.safetensors", other, 50, {"extractor_sha256": "another"})
-    with pytest.raises(ValueError, match="was made with another extractor"):
+    with pytest.raises(InputError, match="was made with another extractor"):
         evaluator(tmp_path, tmp_path / "r.safetensors")
     save_adm(tmp_path / "r.npz", np.load(reference)["arr_0"], other["features"][:, :100])
-    with pytest.raises(ValueError, match="has 100 features dimensions, the extractor .* gives 128"):
+    with pytest.raises(InputError, match="has 100 features dimensions, the extractor .* gives 128"):
         evaluator(tmp_path, tmp_path / "r.npz").measure(open_images(sample), 40)
     np.savez(tmp_path / "s.npz", mu=np.zeros(4), sigma=np.zeros((4, 3)))
-    with pytest.raises(ValueError, match="are no mean .* and covariance"):
+    with pytest.raises(InputError, match="are no mean .* and covariance"):
         evaluator(tmp_path, tmp_path / "s.npz")
     np.savez(tmp_path / "p.npz", mu=np.array([None]), sigma=np.zeros((4, 4)))
-    with pytest.raises(ValueError, match="mu and sigma cannot be read"):
+    with pytest.raises(InputError, match="mu and sigma cannot be read"):
         evaluator(tmp_path, tmp_path / "p.npz")
-    with pytest.raises(ValueError, match="reference=.*nothing is not a sample folder"):
+    with pytest.raises(InputError, match="reference=.*nothing is not a sample folder"):
         evaluator(tmp_path, tmp_path / "nothing")
 
 
 def test_images_of_a_size_that_the_extractor_does_not_read_are_refused(gray, tmp_path):
     np.savez(tmp_path / "large.npz", pictures(10, 32, 1, seed=0))
-    with pytest.raises(ValueError, match="images are 32x32x1, the extractor .* reads 28x28x1"):
+    with pytest.raises(InputError, match="images are 32x32x1, the extractor .* reads 28x28x1"):
         evaluator(tmp_path, gray[0][1]).measure(open_images(tmp_path / "large.npz"), 10)
 
 

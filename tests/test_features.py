@@ -8,6 +8,7 @@ import torch_fidelity
 
 from eval import metrics
 from eval.features import create_extractor, extract
+from models.errors import InputError
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 # Name of an extractor -> its zoo, and the shape of its images.
@@ -73,11 +74,11 @@ def test_images_of_another_size_are_refused(case):
     channels, height, width = EXTRACTORS[name][1]
     wrong = torch.zeros(2, channels, height + 4, width, dtype=torch.uint8)
     with pytest.raises(
-        ValueError, match=rf"images are {height + 4}x{width}x{channels}, .* reads {height}x{width}"
+        InputError, match=rf"images are {height + 4}x{width}x{channels}, .* reads {height}x{width}"
     ):
         extract(create_extractor(name, weights), [wrong])
 
 
 def test_unknown_extractor_names_the_known_ones(case):
-    with pytest.raises(ValueError, match="known: fashion-classifier, imagenette64-classifier"):
+    with pytest.raises(InputError, match="known: fashion-classifier, imagenette64-classifier"):
         create_extractor("inception", case[1])

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eval.shards import ShardError, ShardFolder, folder_digest
+from models.errors import InputError
 from scripts import fill as filling
 from scripts import launch
 from scripts.fill import begin, fill
@@ -244,6 +245,6 @@ def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path):
     first = ShardFolder(tmp_path, RUN, SHARD)
     second = ShardFolder(tmp_path, {**RUN, "seed": 1}, SHARD)
     first.claim()
-    with pytest.raises(ValueError, match="seed is 0 there and 1 here"):
+    with pytest.raises(InputError, match="seed is 0 there and 1 here"):
         second.claim()
     assert [Path(file).name for file in tmp_path.iterdir()] == ["run.json"]

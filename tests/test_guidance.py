@@ -7,6 +7,7 @@ import torch
 
 import samplers
 from models import DenoiserSpec
+from models.errors import InputError
 from samplers import Guidance, NoiseSchedule
 from stitch import Allocation, Trajectory, evaluations
 from stitch.sampling import sample_latents
@@ -170,21 +171,21 @@ def test_the_callback_knows_the_denoiser_and_the_evaluations_so_far():
     ],
 )
 def test_guidance_that_cannot_be_is_refused(guidance, facts, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         walk(guidance, found=denoisers(**facts))
 
 
 @pytest.mark.parametrize("fact, value", [("num_classes", 7), ("latent_shape", (4, 4, 4))])
 def test_a_guide_with_other_classes_or_latents_is_refused(fact, value):
     found = {**denoisers(), "G": Recorder(0.0, **{fact: value})}
-    with pytest.raises(ValueError, match=f"S and G cannot be stitched: their {fact} differ"):
+    with pytest.raises(InputError, match=f"S and G cannot be stitched: their {fact} differ"):
         walk(Guidance(2.0, guide="G"), found=found)
     walk(Guidance(1.0, guide="G"), found=found)  # unguided, it is not asked
 
 
 @pytest.mark.parametrize("interval", [dict(steps=(3, 3)), dict(log_snr=(1.0,)), dict(steps=(4, 2))])
 def test_an_interval_goes_from_low_to_high(interval):
-    with pytest.raises(ValueError, match="must be .low, high., low < high"):
+    with pytest.raises(InputError, match="must be .low, high., low < high"):
         Guidance(2.0, **interval)
 
 

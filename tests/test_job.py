@@ -10,6 +10,7 @@ import torch
 from eval.results import content_hash
 from models import DenoiserSpec
 from models.classes import Classes
+from models.errors import InputError
 from scripts import job as jobs
 from scripts.cli import CONFIGS
 
@@ -169,5 +170,5 @@ def test_the_weights_of_a_guide_are_in_the_run(zoo):
     ],
 )
 def test_settings_that_do_not_fit_are_named(zoo, overrides, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         create(zoo, *overrides)

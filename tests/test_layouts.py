@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import models
 from models import CheckpointError
 from models.checkpoint import read_tensors
+from models.errors import InputError
 from models.first_stage import CONFIGURATIONS, to_uint8
 from models.layouts import dit_from_diffusers, dit_to_diffusers
 from tests import golden
@@ -113,7 +114,7 @@ def test_what_diffusers_cannot_express_is_not_saved(network, tmp_path, change):
         network = models.create("DiT", **{**SMALL, "latent_shape": (4, 8, 6)})
     else:
         network.pos_embed.data += 1
-    with pytest.raises(ValueError, match="square latents|position table"):
+    with pytest.raises(InputError, match="square latents|position table"):
         models.save_diffusers(network, tmp_path, {})
     assert not list(tmp_path.iterdir())
 
@@ -346,5 +347,5 @@ def test_rounding_is_that_of_each_family():
     images = 2 * torch.tensor([-9.0, 0.4, 0.6, 254.6, 300.0]) / 255 - 1
     assert to_uint8(images).tolist() == [0, 0, 1, 255, 255]
     assert to_uint8(images, "down").tolist() == [0, 0, 0, 254, 255]
-    with pytest.raises(ValueError, match="rounding 'up' is unknown; known: nearest, down"):
+    with pytest.raises(InputError, match="rounding 'up' is unknown; known: nearest, down"):
         models.create("taesd", rounding="up")

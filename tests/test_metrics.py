@@ -17,6 +17,7 @@ from eval.metrics import (
     moments,
     precision_recall,
 )
+from models.errors import InputError
 from tests import golden
 
 FACTS = golden.facts("metrics_a")
@@ -129,14 +130,14 @@ def test_features_of_one_dimension_have_a_distance():
 
 
 def test_unlike_dimensions_are_refused():
-    with pytest.raises(ValueError, match="samples have 3 features, the reference has 4"):
+    with pytest.raises(InputError, match="samples have 3 features, the reference has 4"):
         frechet_distance(torch.randn(9, 3), torch.randn(9, 4))
 
 
 def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="at least 2 samples, there is 1"):
+    with pytest.raises(InputError, match="at least 2 samples, there is 1"):
         moments(torch.zeros(1, 4))
-    with pytest.raises(ValueError, match="k=3 neighbours need more than 3"):
+    with pytest.raises(InputError, match="k=3 neighbours need more than 3"):
         precision_recall(torch.zeros(3, 4), torch.zeros(9, 4))
 
 

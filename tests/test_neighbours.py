@@ -9,6 +9,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from eval import neighbours
 from eval.neighbours import precision_recall
+from models.errors import InputError
 from tests import golden
 
 FACTS = golden.facts("metrics_a")
@@ -104,7 +105,7 @@ def test_a_tile_is_no_larger_than_asked_for_and_each_distance_is_in_one():
 
 
 def test_bad_settings_and_sets_are_refused():
-    with pytest.raises(ValueError, match="distances=int8 is unknown; known: float32, float16"):
+    with pytest.raises(InputError, match="distances=int8 is unknown; known: float32, float16"):
         precision_recall(SAMPLE, REFERENCE, distances="int8")
-    with pytest.raises(ValueError, match="samples have 64 features, the reference has 63"):
+    with pytest.raises(InputError, match="samples have 64 features, the reference has 63"):
         precision_recall(SAMPLE, REFERENCE[:, 1:])

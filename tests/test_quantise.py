@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import models
+from models.errors import InputError
 from models.quantise import EightBitLinear, quantise
 
 
@@ -49,9 +50,9 @@ def test_a_denoiser_in_int8_predicts_what_it_did_and_keeps_its_conditioning():
 
 def test_what_cannot_be_quantised_is_refused():
     card = models.load_zoo("fashion").card
-    with pytest.raises(ValueError, match="quantisation=int4 is unknown; known: int8, fp8"):
+    with pytest.raises(InputError, match="quantisation=int4 is unknown; known: int8, fp8"):
         quantise(nn.Linear(1, 1), "int4")
-    with pytest.raises(ValueError, match="quantisation=fp8 needs a GPU of CUDA capability 8.9"):
+    with pytest.raises(InputError, match="quantisation=fp8 needs a GPU of CUDA capability 8.9"):
         models.Zoo(card, quantisation="fp8").denoisers["DiT-S"]
-    with pytest.raises(ValueError, match="int8 is for transformers, LDM is none"):
+    with pytest.raises(InputError, match="int8 is for transformers, LDM is none"):
         models.Zoo(card, quantisation="int8").denoisers["LDM-S"]

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.results import ResultStore, content_hash, require_alike
+from models.errors import InputError
 
 derandomized = settings(derandomize=True, deadline=None)
 RUN, PROTOCOL = {"seed": 0, "allocation": "S*5"}, {"num_images": 5000}
@@ -110,9 +111,9 @@ def test_records_that_differ_in_allocation_only_belong_into_one_table():
 )
 def test_unlike_records_are_refused_unless_told_otherwise(run, protocol, name):
     records = [record(SAMPLED), record({**SAMPLED, **run}, {**PROTOCOL, **protocol})]
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(InputError, match=name):
         require_alike(records)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(InputError, match=name):
         require_alike([*records, records[0]], ["seed"])
     require_alike(records, [name.split(" ")[0]])
     require_alike(records, [name.split(" ")[0].split(".")[0]])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import samplers
+from models.errors import InputError
 from samplers import Guidance, NoiseSchedule
 from samplers.dpm_solver import group_orders
 from samplers.loss import draw_timesteps, training_losses
@@ -311,13 +312,13 @@ def test_guidance_scale_1_evaluates_the_conditional_half_only():
     ],
 )
 def test_bad_settings_are_named_with_the_valid_ones(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         call()
 
 
 def test_learned_range_without_learned_sigma_says_what_to_use():
     sampler = samplers.create("ddpm", steps=5, schedule=LINEAR)
-    with pytest.raises(ValueError, match="fixed-small"):
+    with pytest.raises(InputError, match="fixed-small"):
         sampler(lambda x, i: x, torch.zeros(1, 4, 2, 2), noise=lambda i: torch.zeros(1, 4, 2, 2))
 
 
@@ -510,7 +511,7 @@ def test_training_timesteps_are_uniform_over_their_interval():
 
 @pytest.mark.parametrize("interval", [(500, 500), (600, 500), (-1, 10), (0, 1001)])
 def test_an_interval_without_timesteps_is_refused(interval):
-    with pytest.raises(ValueError, match=r"train.interval=\[-?\d+, \d+\] must be timesteps"):
+    with pytest.raises(InputError, match=r"train.interval=\[-?\d+, \d+\] must be timesteps"):
         draw_timesteps(1, 1000, torch.Generator(), interval)
 
 

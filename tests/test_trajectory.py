@@ -13,6 +13,7 @@ import models
 import samplers
 import stitch
 from models.classes import Classes
+from models.errors import InputError
 from samplers import Guidance
 from samplers.noise import initial_noise, random_labels, step_noise
 from stitch import Allocation, Trajectory
@@ -99,7 +100,7 @@ def test_guided_steps_ask_the_owner_for_both_predictions(zoo):
 )
 def test_an_allocation_that_cannot_be_sampled_is_refused(zoo, steps, message):
     allocation = Allocation.explicit(steps)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         Trajectory(zoo.denoisers, allocation, [3, 2, 1, 0], torch.tensor([0]), Guidance())
 
 
@@ -115,7 +116,7 @@ def test_denoisers_that_do_not_fit_are_refused_with_what_differs(fact, value, he
     denoisers = {"S": tiny(), "other": tiny(**{fact: value})}
     allocation = Allocation.from_fractions({"S": 0.5, "other": 0.5}, 4)
     message = f"S and other cannot be stitched: their {fact} differ, {here} and {value}"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)):
         Trajectory(denoisers, allocation, [3, 2, 1, 0], torch.tensor([0]), Guidance())
 
 
@@ -140,7 +141,7 @@ HALF = Allocation.explicit("SSLL")
     ],
 )
 def test_sampling_refuses_what_does_not_fit(zoo, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         stitch.sample(**{"zoo": zoo, "sampler": sampler(), "allocation": HALF, **options})
 
 

@@ -5,6 +5,7 @@ import torch
 
 import models
 from models.cost import macs
+from models.errors import InputError
 from tests import golden
 
 
@@ -113,5 +114,5 @@ def test_half_precision_weights_take_and_give_float32():
     ],
 )
 def test_sizes_that_do_not_fit_are_named(wrong, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         models.create("LDM-S", **wrong)

@@ -5,6 +5,7 @@ import torch
 
 import models
 from models.cost import macs
+from models.errors import InputError
 from tests import golden
 
 PIXEL = ["cifar10_uvit_small", "imagenet64_uvit_mid"]
@@ -86,5 +87,5 @@ def test_half_precision_weights_take_and_give_float32():
     ],
 )
 def test_sizes_that_do_not_fit_are_named(wrong, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         models.create("U-ViT-S/2", **wrong)

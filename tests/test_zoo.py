@@ -11,6 +11,7 @@ import models
 from eval.metrics import frechet_distance, moments
 from eval.reference import check_extractor, load_reference
 from models.checkpoint import read_tensors, recorded_sha256
+from models.errors import InputError
 from models.training.loop import FREE
 
 ROOT = Path(__file__).parent.parent
@@ -36,9 +37,9 @@ def test_denoisers_are_ordered_by_cost_in_about_the_papers_proportion(zoo):
 
 
 def test_unknown_zoo_and_denoiser_list_the_known_ones(zoo):
-    with pytest.raises(ValueError, match="unknown zoo 'mnist'; known: fashion"):
+    with pytest.raises(InputError, match="unknown zoo 'mnist'; known: fashion"):
         models.load_zoo("mnist")
-    with pytest.raises(ValueError, match="no denoiser 'DiT-L'; known: DiT-S, DiT-B, DiT-XL"):
+    with pytest.raises(InputError, match="no denoiser 'DiT-L'; known: DiT-S, DiT-B, DiT-XL"):
         zoo.denoisers["DiT-L"]
 
 

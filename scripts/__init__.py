@@ -2,6 +2,6 @@
 
 import sys
 
-from scripts.cli import answer_question
+from scripts.cli import prepare
 
-answer_question(sys.orig_argv)
+prepare(sys.orig_argv)

@@ -40,8 +40,6 @@ CONVENTION = "GFLOP = 2 x multiply-accumulates of matrix products, convolutions 
 def main(config: DictConfig) -> None:
     if config.bench not in _BENCHES:
         raise InputError(f"bench={config.bench} is unknown; known: {', '.join(_BENCHES)}")
-    if config.repetitions < 1 or config.batch_size < 1:
-        raise InputError("repetitions and batch_size must be 1 or more")
     device = launch.start()
     facts = timing.machine(device)
     if facts["load_average"] > timing.BUSY:

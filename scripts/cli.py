@@ -2,25 +2,33 @@
 
 import functools
 import os
+import shlex
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from scripts import schema
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def command(config_name: str) -> Callable[[Callable], Callable]:
-    """Decorate ``main(config)``: it gets the Hydra config ``configs/CONFIG_NAME.yaml``.
+class CommandLineError(Exception):
+    """A command cannot be started as it was; the message says how it can."""
 
-    ``ValueError``, ``FileNotFoundError`` and what Hydra and OmegaConf raise are mistakes of the
-    user, ``FloatingPointError`` tells of bad weights or too narrow a precision; anything else is
-    ours and keeps its traceback.
+
+def command(config_name: str) -> Callable[[Callable], Callable]:
+    """Decorate ``main(config)``: it gets the Hydra config ``configs/CONFIG_NAME.yaml``, checked.
+
+    What ``is_mistake`` knows ends the command with one line; anything else that is raised is ours
+    and keeps its traceback.
     """
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -28,7 +36,7 @@ def command(config_name: str) -> Callable[[Callable], Callable]:
         def checked(config: DictConfig) -> None:
             # Caught inside the job as well, or Hydra adds lines of its own.
             with user_errors():
-                OmegaConf.resolve(config)
+                resolve(config, config_name)
                 main(config)
 
         run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
@@ -39,6 +47,9 @@ def command(config_name: str) -> Callable[[Callable], Callable]:
             # As other tools spell it; Hydra has settings only.
             sys.argv = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv]
             with user_errors():
+                if not _asks(sys.argv):
+                    check_groups(sys.argv[1:])
+                    check_launcher(sys.argv[1:])
                 run(checked)()
 
         return wrapped
@@ -46,24 +57,80 @@ def command(config_name: str) -> Callable[[Callable], Callable]:
     return decorate
 
 
+def resolve(config: DictConfig, name: str) -> None:
+    """Resolve a composed config of the command ``name`` and check its settings; in place.
+
+    Raises:
+        InputError: for a setting that is not what it must be.
+        OmegaConfBaseException: for one that refers to nothing.
+    """
+    OmegaConf.resolve(config)
+    schema.check(config, name)
+
+
+def compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of the command ``name`` with ``overrides``, as ``main`` would get it.
+
+    To be called where Hydra is initialised, such as within a command.
+    """
+    config = hydra.compose(name, list(overrides))
+    resolve(config, name)
+    return config
+
+
+def check_groups(overrides: Sequence[str]) -> None:
+    """Refuse a number, true, false or null where a file of a group of configs is chosen.
+
+    Hydra does so too, without saying which.
+    """
+    for text in overrides:
+        group = text.partition("=")[0]
+        if "=" not in text or not (CONFIGS / group).is_dir():
+            continue
+        override = OverridesParser.create().parse_override(text)
+        swept = override.is_sweep_override()
+        for value in override.sweep_iterator() if swept else [override.value()]:
+            if value is None or isinstance(value, int | float):
+                options = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+                raise CommandLineError(
+                    f"{text}: {group} is a group of settings; choose one of {', '.join(options)}, "
+                    f"set what is in it ({group}.NAME=VALUE), or leave it out"
+                )
+
+
+def check_launcher(arguments: Sequence[str]) -> None:
+    """Refuse a launcher that would not be used, or has nothing to launch with."""
+    words = [word.partition("=") for word in arguments]
+    chosen = [value for name, _, value in words if name in ("launcher", "hydra/launcher")]
+    names = {name for name, *_ in words}
+    if chosen and names.isdisjoint({"-m", "--multirun", "hydra.mode"}):
+        raise CommandLineError(f"launcher={chosen[0]} is for the points of a sweep: add -m")
+    if {"slurm", "submitit_slurm"} & set(chosen) and shutil.which("srun") is None:
+        raise CommandLineError(
+            f"launcher={chosen[0]} needs Slurm, and there is no srun on this machine; start it "
+            "where jobs are submitted, or use launcher=local or launcher=joblib"
+        )
+
+
 # What Hydra is asked for without running the command.
 _QUESTIONS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 
 
-def answer_question(arguments: list[str]) -> None:
-    """Answer ``python -m scripts.NAME --help`` (or another question to Hydra) and exit.
+def prepare(arguments: list[str]) -> None:
+    """Get ready for ``python -m scripts.NAME``, or answer ``--help`` and the like and exit.
 
     ``scripts/__init__.py`` calls this, which Python runs before the command's own module. That one
     imports torch, which takes seconds; Hydra's answers need the config ``configs/NAME.yaml`` only.
 
     Args:
-        arguments: of the interpreter; anything but a question to a command returns at once.
+        arguments: of the interpreter; if they start no command, nothing is done.
     """
     module = arguments[arguments.index("-m") + 1] if "-m" in arguments[:-1] else ""
     package, _, name = module.partition(".")
     if package != __package__ or not (CONFIGS / f"{name}.yaml").is_file():
         return
-    if not _QUESTIONS.isdisjoint(argument.split("=")[0] for argument in arguments):
+    sys.excepthook = _excepthook
+    if _asks(arguments):
 
         def question(config: DictConfig) -> None:
             raise AssertionError("Hydra answers without calling the command")
@@ -73,24 +140,50 @@ def answer_question(arguments: list[str]) -> None:
         sys.exit(0)
 
 
+def _asks(arguments: Sequence[str]) -> bool:
+    return not _QUESTIONS.isdisjoint(argument.split("=")[0] for argument in arguments)
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace) -> None:
+    """What Python does at an exception that nobody caught, in one line if it was Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("\ninterrupted; what was finished is kept, start it again to go on", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """End the process with one clear line and exit code 2 if the user made a mistake."""
     try:
         yield
-    except (
-        ValueError,
-        FileNotFoundError,
-        FloatingPointError,
-        HydraException,
-        OmegaConfBaseException,
-    ) as error:
+    except Exception as error:
+        if not is_mistake(error):
+            raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 
+def is_mistake(error: Exception) -> bool:
+    """Whether it is the user's: of input, the command line, the system, weights or precision.
+
+    An ``OSError`` without a number is a library's own and no answer of the system.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return True
+    known = [CommandLineError, FloatingPointError, HydraException, OmegaConfBaseException]
+    # Imported here it would take torch; where it was not, nobody can have raised it.
+    if "models.errors" in sys.modules:
+        known.append(sys.modules["models.errors"].InputError)
+    return isinstance(error, tuple(known))
+
+
 def _one_line(error: Exception) -> str:
     text = str(error).split("Config search path:")[0]
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        text = f"{os.fspath(error.filename)}: {error.strerror}"
+    if isinstance(error, OverrideParseException):
+        text = _unreadable(error.override)
     missing = getattr(error, "missing_cfg_file", None)
     if missing and "Available options" not in text:
         # Hydra lists the options of groups but not those of a group's sub-folder.
@@ -101,3 +194,13 @@ def _one_line(error: Exception) -> str:
         # An override of a key that does not exist.
         text = text.split("To append")[0] + f"known: {', '.join(map(str, parent))}"
     return " ".join(text.split())
+
+
+def _unreadable(override: str) -> str:
+    """What to do about an override that Hydra cannot parse."""
+    name, equals, value = override.partition("=")
+    if not equals:
+        return f"{override} is no setting; settings are given as NAME=VALUE"
+    escaped = value.replace('"', '\\"')
+    quoted = shlex.quote(f'{name}="{escaped}"')
+    return f"{override} cannot be read; if the value is text, quote it twice: {quoted}"

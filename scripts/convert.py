@@ -22,10 +22,6 @@ log = logging.getLogger("convert")
 
 @command("convert")
 def main(config: DictConfig) -> None:
-    if config.precision not in launch.PRECISIONS:
-        raise InputError(
-            f"precision={config.precision} is unknown; known: {', '.join(launch.PRECISIONS)}"
-        )
     with torch.device("meta"):
         network = models.create(config.network).to(launch.PRECISIONS[config.precision])
     target = Path(config.target)

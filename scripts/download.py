@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import urllib.error
 import urllib.request
 import zipfile
@@ -27,7 +26,6 @@ from scripts.cli import command
 
 log = logging.getLogger("download")
 
-KINDS = ("weights", "reference", "all")
 TIMEOUT = 60  # seconds without an answer
 
 
@@ -37,8 +35,6 @@ class DownloadError(Exception):
 
 @command("download")
 def main(config: DictConfig) -> None:
-    if config.what not in KINDS:
-        raise InputError(f"what={config.what} is unknown; known: {', '.join(KINDS)}")
     zoo = models.Zoo(config.zoo)
     if not zoo.files:
         log.info("zoo %s is shipped; there is nothing to download", zoo.name)
@@ -181,5 +177,4 @@ def _record(file: PublishedFile, url: str | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv = ["dry_run=true" if argument == "--dry-run" else argument for argument in sys.argv]
     main()

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from eval import metrics
 from eval.features import create_extractor, extract, find_weights, known_metrics
 from eval.images import Images, ShardImages, blocks, open_images, share
-from eval.neighbours import DISTANCES
 from eval.reference import (
     Reference,
     check_extractor,
@@ -79,13 +78,6 @@ class Evaluator:
             raise InputError(
                 f"eval.metrics: {', '.join(unknown)} unknown to the extractor "
                 f"{evaluation.extractor}; known: {', '.join(known)}"
-            )
-        for setting in ("neighbours", "chunk", "batch_size", "rows"):
-            if not isinstance(evaluation[setting], int) or evaluation[setting] < 1:
-                raise InputError(f"eval.{setting}={evaluation[setting]} must be 1 or more")
-        if evaluation.distances not in DISTANCES:
-            raise InputError(
-                f"eval.distances={evaluation.distances} is unknown; known: {', '.join(DISTANCES)}"
             )
         weights = find_weights(evaluation.weights, evaluation.url)
         self.weights_sha256 = recorded_sha256(weights)

@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +13,7 @@ from eval.results import content_hash
 from models.errors import InputError
 from scripts import job as jobs
 from scripts import launch
+from scripts.cli import compose
 from stitch import simplex
 
 PARTS = ("small", "medium", "large")
@@ -175,7 +175,7 @@ class Planner:
         ]
         overrides = (*ours, *given)
         if overrides not in self._configs:
-            config = hydra.compose(CONFIG, list(overrides))
+            config = compose(CONFIG, overrides)
             OmegaConf.set_struct(config, False)
             self._configs[overrides] = config
         return self._configs[overrides]

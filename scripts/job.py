@@ -18,7 +18,6 @@ from models.classes import Classes
 from models.errors import InputError
 from samplers.noise import random_labels
 from scripts import launch
-from stitch.sampling import ALIGNMENTS
 from stitch.trajectory import check_fit
 
 
@@ -86,9 +85,10 @@ _UNSAID = {
 
 
 def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
-    """Check ``config`` (see ``configs/sample.yaml``) and build its run.
+    """Check that what ``config`` says fits together, and build its run.
 
     Args:
+        config: see ``configs/sample.yaml``; every setting is what ``scripts.schema`` says.
         planning: whether weights may be missing. The run is then of no known weights: it can be
             counted, but not made.
 
@@ -100,17 +100,10 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
     allocation = allocate(config, zoo, sampler)
     guidance = _guidance(config, zoo)
     label_rule = _label_rule(config.labels, zoo.classes)
-    _whole(config, "seed", 0)
-    for setting in ("num_images", "batch_size", "shard_size"):
-        _whole(config, setting, 1)
     if config.shard_size % config.batch_size:
         raise InputError(
             f"shard_size={config.shard_size} must be a multiple of batch_size={config.batch_size}"
         )
-    if not isinstance(config.compile, bool):
-        raise InputError(f"compile={config.compile} must be true or false")
-    if config.alignment not in ALIGNMENTS:
-        raise InputError(f"alignment={config.alignment} is unknown; known: {', '.join(ALIGNMENTS)}")
     check_fit(zoo.specs, allocation, len(sampler.timesteps), guidance, sampler.schedule)
     networks = dict.fromkeys(evaluated(sampler, allocation, guidance))
     if not allocation.switches and "history" in settings:
@@ -174,7 +167,6 @@ def allocate(config: DictConfig, zoo: models.Zoo, sampler) -> stitch.Allocation:
     if group.rule == "runs":
         return stitch.Allocation.parse(group.runs)
     if group.rule == "decreasing_probability":
-        _whole(config, "allocation.seed", 0)
         names = _names(group, zoo, 2, "allocation.rule=decreasing_probability")
         return stitch.Allocation.decreasing_probability(*names, steps, group.seed)
     if group.rule == "switch_snr":
@@ -209,12 +201,7 @@ def fractions(config: DictConfig, zoo: models.Zoo) -> dict[str, float]:
     group = config.allocation
     values = group.fractions
     if values is None:
-        small = _number(config, "allocation.small")
-        if not 0 <= small <= 1:
-            raise InputError(f"allocation.small={small:g} must be between 0 and 1")
-        values = [small, 1 - small]
-    if any(not isinstance(value, int | float) for value in values):
-        raise InputError(f"allocation.fractions={list(values)} must be numbers")
+        values = [group.small, 1 - group.small]
     names = _names(group, zoo, len(values), f"allocation.fractions={list(values)}")
     return dict(zip(names, values, strict=True))
 
@@ -240,16 +227,15 @@ def _names(group: DictConfig, zoo: models.Zoo, count: int, setting: str) -> list
 
 def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
     group = config.guidance
-    scale = _number(config, "guidance.scale")
+    scale = float(group.scale)
     channels = zoo.guidance_channels if group.channels is None else group.channels
     if scale == 1:
         return samplers.Guidance(scale, channels)  # whoever the guide would be
-    intervals = {}
-    for setting in ("steps", "log_snr"):
-        if group[setting] is not None:
-            if not OmegaConf.is_list(group[setting]):
-                raise InputError(f"guidance.{setting}={group[setting]} must be [low, high] or null")
-            intervals[setting] = tuple(group[setting])
+    intervals = {
+        setting: tuple(group[setting])
+        for setting in ("steps", "log_snr")
+        if group[setting] is not None
+    }
     return samplers.Guidance(scale, channels, group.guide or zoo.unconditional, **intervals)
 
 
@@ -260,19 +246,6 @@ def _said(settings: dict, unsaid: dict) -> dict:
         for name, value in settings.items()
         if name not in unsaid or value != unsaid[name]
     }
-
-
-def _number(config: DictConfig, setting: str) -> float:
-    value = OmegaConf.select(config, setting)
-    if not isinstance(value, int | float):
-        raise InputError(f"{setting}={value} must be a number")
-    return float(value)
-
-
-def _whole(config: DictConfig, setting: str, smallest: int) -> None:
-    value = OmegaConf.select(config, setting)
-    if not isinstance(value, int) or value < smallest:
-        raise InputError(f"{setting}={value} must be a whole number, {smallest} or more")
 
 
 def _label_rule(rule, classes: Classes) -> str | list[int]:

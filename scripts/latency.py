@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from eval.results import content_hash
 from models.checkpoint import write_atomically
-from models.errors import InputError
 from samplers.noise import random_embedding
 from scripts import job as jobs
 from scripts import launch, memory
@@ -52,14 +51,7 @@ def main(config: DictConfig) -> None:
 
 
 def allocations(config: DictConfig, zoo) -> list[jobs.Job]:
-    """The runs to be measured: those that ``allocations`` lists, or every fraction.
-
-    Raises:
-        InputError: for settings that cannot be measured.
-    """
-    for name, least in (("repetitions", 1), ("warm_up", 1), ("resolution", 1)):
-        if not isinstance(config[name], int) or config[name] < least:
-            raise InputError(f"{name}={config[name]} must be a whole number, {least} or more")
+    """The runs to be measured: those that ``allocations`` lists, or every fraction."""
     wanted = config.allocations
     if wanted is None:
         names = config.allocation.denoisers or zoo.default_denoisers

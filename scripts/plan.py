@@ -33,14 +33,11 @@ from stitch.cost import CostTable, lateness
 log = logging.getLogger("plan")
 
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0}
-QUALITIES = ("results", "heuristic")
 
 
 @command("plan")
 def main(config: DictConfig) -> None:
     budget = parse_budget(config.budget)
-    if config.quality not in QUALITIES:
-        raise InputError(f"quality={config.quality} is unknown; known: {', '.join(QUALITIES)}")
     zoo = jobs.load_zoo(config, launch.start())
     points = latency.allocations(config, zoo)
     costs = cost_table(config, points)

@@ -28,7 +28,7 @@ from eval.shards import ShardFolder, folder_digest
 from models.errors import InputError
 from scripts import job as jobs
 from scripts import launch
-from scripts.cli import CONFIGS, command, user_errors
+from scripts.cli import CONFIGS, check_groups, command, is_mistake, resolve, user_errors
 from scripts.evaluate import Evaluator
 from scripts.together import groups, sample_together
 from stitch import evaluations, shared_evaluations
@@ -45,6 +45,7 @@ def main(config: DictConfig) -> None:
 def multirun(overrides: list[str]) -> None:
     """All points that ``overrides`` span, in this process."""
     with user_errors(), hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        check_groups(overrides)
         configs = []
         for point in expand(overrides):
             config = hydra.compose("sweep", point, return_hydra_config=not configs)
@@ -52,7 +53,7 @@ def multirun(overrides: list[str]) -> None:
                 configure_log(config.hydra.job_logging)
                 with_struct = OmegaConf.to_container(config)
                 config = OmegaConf.create({k: v for k, v in with_struct.items() if k != "hydra"})
-            OmegaConf.resolve(config)
+            resolve(config, "sweep")
             configs.append(config)
         sweep(configs)
 
@@ -186,6 +187,8 @@ def make_records(
             except Exception as error:
                 if launch.world_size() > 1:
                     raise  # the other ranks wait for this one: torchrun ends them all
+                if not is_mistake(error):
+                    log.exception("%s failed", job.allocation)
                 failed[name] = f"{type(error).__name__}: {error}"
             if name in failed:
                 failures[name] = f"{job.allocation}: {failed[name]}"

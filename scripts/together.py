@@ -13,6 +13,7 @@ from tqdm import tqdm
 from eval.results import content_hash
 from scripts import job as jobs
 from scripts import launch
+from scripts.cli import is_mistake
 from scripts.fill import begin, fill
 from scripts.sample import prepare, sample_batch, sample_missing, timing_facts
 from stitch import SharedPrefix
@@ -134,7 +135,8 @@ def _try(failures: dict[str, str], job: jobs.Job, function, *arguments, **option
     try:
         result = function(*arguments, **options)
     except Exception as error:
-        log.debug("%s failed", job.allocation, exc_info=True)
+        if not is_mistake(error):
+            log.exception("%s failed", job.allocation)
         failures[content_hash(job.run)] = f"{type(error).__name__}: {error}"
         return None
     return result is not False

@@ -228,7 +228,7 @@ def test_a_dry_run_lists_what_how_large_and_where(tmp_path, monkeypatch, capsys,
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["zoo=imagenet256-dit", "what=everything"], "known: weights, reference, all"),
+        (["zoo=imagenet256-dit", "what=everything"], "must be weights | reference | all"),
         (["zoo=cifar"], "imagenet256-dit"),
     ],
 )

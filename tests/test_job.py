@@ -3,7 +3,6 @@
 import json
 from types import SimpleNamespace
 
-import hydra
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ from models import DenoiserSpec
 from models.classes import Classes
 from models.errors import InputError
 from scripts import job as jobs
-from scripts.cli import CONFIGS
+from tests.commands import compose
 
 COSTS = {"DiT-S": 1, "DiT-B": 10, "DiT-XL": 100}
 
@@ -39,9 +38,7 @@ def zoo():
 
 
 def create(zoo, *overrides):
-    with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        config = hydra.compose("sample", [*overrides])
-    return jobs.create(config, zoo)
+    return jobs.create(compose("sample", *overrides), zoo)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +154,10 @@ def test_the_weights_of_a_guide_are_in_the_run(zoo):
     [
         (["sampler.spacing=[9,5]"], "lists 2 timesteps"),
         (["sampler.spacing=stride", "sampler.steps=300"], "no stride"),
-        (["guidance.steps=5"], "guidance.steps=5 must be"),
+        (["guidance.steps=5"], "guidance.steps=5 must be a list of 2"),
         (["guidance.steps=[60,70]"], "contain none of the 50 steps"),
         (["guidance.guide=DiT-Q"], "guide='DiT-Q' is unknown"),
-        (["alignment=naive"], "alignment=naive is unknown"),
+        (["alignment=naive"], r"alignment=naive must be log-snr \| timestep"),
         (["schedule=cosine"], "unknown noise schedule 'cosine'"),
         (["allocation.rule=x"], "allocation.rule=x is unknown; known: fractions"),
         (["allocation=runs", "allocation.runs=DiT-S*9"], "has 9 steps, the sampler has 50"),

@@ -2,7 +2,6 @@
 
 import json
 
-import hydra
 import pytest
 import torch
 
@@ -11,16 +10,11 @@ from eval.shards import ShardFolder
 from models.errors import InputError
 from scripts import job as jobs
 from scripts import latency, plan, tables
-from scripts.cli import CONFIGS
 from stitch import Allocation, evaluations
 from stitch.cost import CostTable, candidates, lateness
+from tests.commands import compose
 
 COSTS = CostTable(8, {("DiT-S",) * 2: 0.01, ("DiT-B",) * 2: 0.03, ("DiT-XL",) * 2: 0.1}, 0.05)
-
-
-def compose(name, *overrides):
-    with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        return hydra.compose(name, [*overrides])
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +127,6 @@ def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory():
     assert both["storage_bytes"] >= 2 * both["params"]  # stored in bf16
     assert len(latency.table(result)) == 4
     assert 100 < latency.peak_memory(config)["peak_rss_mb"] < 4000
-
-
-@pytest.mark.parametrize("setting", ["repetitions=0", "warm_up=0", "resolution=0"])
-def test_latency_settings_that_measure_nothing_are_refused(setting):
-    config = compose("latency", setting)
-    with pytest.raises(InputError, match=setting):
-        latency.allocations(config, jobs.load_zoo(config, torch.device("cpu")))
 
 
 def test_memory_stays_known_when_only_the_time_is_measured_again(tmp_path):

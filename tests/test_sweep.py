@@ -1,8 +1,8 @@
 """Sweeps: what points they have, that points sampled together are what they are alone, failures."""
 
+import functools
 import json
 
-import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -13,10 +13,10 @@ from eval.shards import folder_digest
 from models.errors import InputError
 from scripts import job as jobs
 from scripts import sweep
-from scripts.cli import CONFIGS
 from scripts.evaluate import Evaluator
 from scripts.sample import sample_missing
 from scripts.together import groups
+from tests import commands
 
 FEW = [
     "sampler.steps=4", "allocation.denoisers=[DiT-S,DiT-B]", "num_images=12", "batch_size=3",
@@ -24,9 +24,7 @@ FEW = [
 ]  # fmt: skip
 
 
-def compose(*overrides):
-    with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        return hydra.compose("sweep", [*overrides])
+compose = functools.partial(commands.compose, "sweep")
 
 
 def points(folder, *overrides, shares=(0, 0.5, 0.75, 1), zoo=None):

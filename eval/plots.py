@@ -1,18 +1,29 @@
 """Pictures: curves, Pareto frontiers, image grids. Knows numbers and images, not their making."""
 
+import contextlib
 import itertools
 import logging
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib import ticker
+# The processes that a notebook starts inherit its backend and may not have it: matplotlib could not
+# be imported then. Pictures are drawn to files here, which takes no backend.
+backend = os.environ.pop("MPLBACKEND", None)
+try:
+    import matplotlib
+    from matplotlib import ticker
+    from matplotlib.figure import Figure
+finally:
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+if backend is not None:
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = backend  # of whoever uses pyplot in this process
 
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph of every PDF
 
@@ -90,14 +101,10 @@ def panels(
         outside_legend: put the legend to the right of the row.
     """
     columns = max(len(row) for row in rows)
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            len(rows),
-            columns,
-            figsize=(max(_WIDTH * columns, 3.4), _HEIGHT * len(rows) + 0.5),
-            layout="constrained",
-            squeeze=False,
-        )
+    size = (max(_WIDTH * columns, 3.4), _HEIGHT * len(rows) + 0.5)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(size, layout="constrained")
+        axes = figure.subplots(len(rows), columns, squeeze=False)
         for row, places in zip(rows, axes, strict=True):
             for panel, place in itertools.zip_longest(row, places):
                 if panel is None:
@@ -162,10 +169,10 @@ def image_grid(
     count = len(rows[0])
     canvas = np.concatenate([np.concatenate(list(images), axis=1) for images in rows])
     height, width = rows[0].shape[1:3]
-    with plt.rc_context({**_STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(
-            figsize=(max(0.5 * count + 0.8, 3.4), 0.5 * len(rows) + 0.9), layout="constrained"
-        )
+    size = (max(0.5 * count + 0.8, 3.4), 0.5 * len(rows) + 0.9)
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(size, layout="constrained")
+        axes = figure.subplots()
         axes.imshow(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas, cmap="gray")
         axes.set(title=title, ylabel=y)
         axes.set_yticks([height * (i + 0.5) for i in range(len(rows))], labels)
@@ -180,4 +187,3 @@ def _save(figure, path: Path, caption: str) -> None:
     figure.savefig(path.with_suffix(".png"))
     # Without the date, so that the same numbers give the same file.
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
-    plt.close(figure)

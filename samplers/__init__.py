@@ -1,9 +1,10 @@
 """Diffusion maths on tensors: schedules, spacings, samplers, guidance, noise, training loss."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from models.errors import InputError
-from samplers import dpm_solver, heun, spacing
+from samplers import check, dpm_solver, heun, spacing
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.dpm_solver import DPMSolver
@@ -33,7 +34,7 @@ def create(
     name: str,
     steps: int,
     schedule: NoiseSchedule | str,
-    spacing: str | list[float] | None = None,
+    spacing: str | Sequence[float] | None = None,
     **options,
 ):
     """A sampler on a schedule and a list of timesteps.
@@ -46,8 +47,9 @@ def create(
             (guided ones count once), but for ``pndm``, which has one more, and ``heun``, which has
             2 steps - 1. ``len(sampler.timesteps)`` is the number of evaluations.
         schedule: the denoisers' noise schedule, or its name.
-        spacing: of the timesteps (see ``samplers.spacing``), or the timesteps themselves; default:
-            the paper's for DDIM and DDPM, the reference's for the others.
+        spacing: of the timesteps (see ``samplers.spacing``), or the timesteps themselves in any
+            sequence, array or tensor; default: the paper's for DDIM and DDPM, the reference's for
+            the others.
 
     Raises:
         InputError: for an unknown name or option, listing the known ones, or a bad value.
@@ -73,11 +75,12 @@ def create(
             raise InputError(f"sampler.{field.name}={value!r} must be of type {kind}")
     named = spacing if isinstance(spacing, str) else default_spacing
     timesteps = place(named, steps, schedule, **options)
-    if isinstance(spacing, list | tuple):
-        if len(spacing) != len(timesteps):
+    if spacing is not None and not isinstance(spacing, str):
+        listed = check.numbers("sampler.spacing", spacing)
+        if len(listed) != len(timesteps):
             raise InputError(
-                f"sampler.spacing lists {len(spacing)} timesteps; sampler {name} with "
+                f"sampler.spacing lists {len(listed)} timesteps; sampler {name} with "
                 f"sampler.steps={steps} needs {len(timesteps)}"
             )
-        timesteps = list(spacing)
+        timesteps = listed
     return constructor(schedule, timesteps, **options)

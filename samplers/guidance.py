@@ -1,6 +1,7 @@
 """Guidance: classifier-free (Ho & Salimans 2022), in an interval (Kynkäänniemi et al. 2024), or by
 another denoiser (autoguidance, Karras et al. 2024)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
+from samplers import check
 
 NULL_CLASS, RANDOM_EMBEDDING = "null-class", "random-embedding"
 
@@ -36,13 +38,14 @@ class Guidance:
     log_snr: tuple[float, float] | None = None
 
     def __post_init__(self):
-        if not self.scale >= 0:
+        if not 0 <= check.number("guidance.scale", self.scale) < math.inf:
             raise InputError(f"guidance.scale={self.scale} must be 0 or more (1 is unguided)")
-        if self.channels < 1:
-            raise InputError(f"guidance.channels={self.channels} must be 1 or more")
+        check.whole("guidance.channels", self.channels, least=1)
         for setting in ("steps", "log_snr"):
-            interval = getattr(self, setting)
-            if interval is not None and not (len(interval) == 2 and interval[0] < interval[1]):
+            if getattr(self, setting) is None:
+                continue
+            interval = check.numbers(f"guidance.{setting}", getattr(self, setting))
+            if not (len(interval) == 2 and interval[0] < interval[1]):
                 raise InputError(f"guidance.{setting}={interval} must be [low, high], low < high")
 
     def active(self, step: int, log_snr: float) -> bool:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samplers import check
+
 _LABEL, _INITIAL, _FIRST_STEP, _EMBEDDING = 0, 1, 2, 2**32
 
 
@@ -36,6 +38,16 @@ def random_embedding(seed: int, indices: range | list[int], width: int) -> Tenso
     return torch.from_numpy(np.stack(draws))
 
 
+def check_seed(seed: int) -> int:
+    """The seed, or InputError unless it is a whole number in [0, 2^64)."""
+    return check.whole("seed", seed, 0, 2**64 - 1)
+
+
+def check_index(index: int) -> int:
+    """A global sample index, or InputError unless it is a whole number in [0, 2^64)."""
+    return check.whole("index", index, 0, 2**64 - 1)
+
+
 def _normal(seed, indices, shape, purpose) -> Tensor:
     draws = [
         _generator(seed, index, purpose).standard_normal(shape, dtype=np.float32)
@@ -47,6 +59,6 @@ def _normal(seed, indices, shape, purpose) -> Tensor:
 def _generator(seed: int, index: int, purpose: int) -> np.random.Generator:
     # The lowest counter words count the draws; the highest one tells purposes apart.
     # An explicit dtype, because numpy makes floats of a list with an integer above 2^63.
-    key = np.array([seed % 2**64, index], dtype=np.uint64)
+    key = np.array([check_seed(seed), check_index(index)], dtype=np.uint64)
     philox = np.random.Philox(key=key, counter=[0, 0, 0, purpose])
     return np.random.Generator(philox)

@@ -7,6 +7,9 @@ stitching gains of what it could; ``peers``: the same weights and steps in other
 the same.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import json
 import logging
 import sys

@@ -4,6 +4,9 @@ Every claim is a predicate on records. What was not measured is said to be, with
 measures it; nothing is guessed.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,6 +4,9 @@ Reads what ``models.load_checkpoint`` reads. A target that ends in .safetensors 
 any other is a folder in diffusers' layout (DiT).
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import logging
 from pathlib import Path
 

@@ -4,6 +4,9 @@ Interrupted, the same command goes on where it stopped. A file gets its name whe
 its checksum is right; the checksum is recorded beside it.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import json
 import logging
 import os

@@ -1,5 +1,8 @@
 """Measure samples: ``python -m scripts.evaluate samples=PATH``, alone or by many processes."""
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import contextlib
 import functools
 import importlib.metadata

@@ -1,5 +1,8 @@
 """Samples for others' tools: ``python -m scripts.export samples=FOLDER target=FILE.npz|FOLDER``."""
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import logging
 from pathlib import Path
 

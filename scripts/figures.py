@@ -4,6 +4,9 @@ They are drawn from records only. Missing ones are listed with their cost, or ma
 ``run=true`` (alone or under torchrun). ``figure=all``, ``figure=[fig05,fig06]``, ``dry_run=true``.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import csv
 import json
 import logging

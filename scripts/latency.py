@@ -4,6 +4,9 @@ Two conventions: a batch of 8 images as in the paper, and the time per image of 
 Parameters, storage and peak memory (Table 8) beside them. Written to ``RUNS/latency``.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import dataclasses
 import json
 import logging

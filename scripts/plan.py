@@ -9,6 +9,9 @@ frontier are marked). The others follow by a rule of thumb: the more is computed
 the trajectory, the better (``stitch.cost.lateness``).
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import dataclasses
 import json
 import logging

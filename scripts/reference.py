@@ -1,5 +1,8 @@
 """Make a reference file of real images: ``python -m scripts.reference [images=PATH]``."""
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import logging
 
 import torch

@@ -5,6 +5,9 @@ The page holds its pictures and needs no server and no network: figures and tabl
 share of the small denoiser, and every record.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import base64
 import html
 import io

@@ -5,6 +5,9 @@ docs/distributed.md). Interrupt it at any time: the same command makes what is m
 images are the same.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import functools
 import logging
 

@@ -6,6 +6,9 @@ are made by one process, or by the ranks of one torchrun; with ``launcher=NAME``
 Hydra's launcher.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import dataclasses
 import itertools
 import json

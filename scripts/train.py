@@ -4,6 +4,9 @@
 Interrupt it at any time: the same command goes on, bit-exactly on one CPU.
 """
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 import logging
 import os
 import time

@@ -1,5 +1,8 @@
 """What there is: ``python -m scripts.zoo``, a table of every zoo and its networks."""
 
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
 from omegaconf import DictConfig
 
 import models

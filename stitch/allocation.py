@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.errors import InputError
+from samplers import check
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Allocation:
             InputError: if a fraction is negative or they do not sum to 1 (the sum is named).
         """
         _check_fractions(fractions)
+        check.whole("steps", steps, least=1)
         # Cumulative sums carry rounding errors such as 0.30000000000000004: drop them first.
         cumulative = itertools.accumulate(fractions.values())
         edges = [0, *(round(round(share * steps, 6)) for share in cumulative)]
@@ -95,7 +97,7 @@ class Allocation:
             switches: K - 1 ascending values of log(alpha^2 / sigma^2).
             log_snr: that of every step, such as ``schedule.log_snr(sampler.timesteps)``.
         """
-        switches = list(switches)
+        switches = check.numbers("allocation.switches", switches)
         if len(switches) != len(names) - 1 or switches != sorted(switches):
             raise InputError(
                 f"allocation.switches={switches} must be {len(names) - 1} ascending log-SNR values "
@@ -218,7 +220,7 @@ def simplex(parts: int, resolution: int) -> list[tuple[float, ...]]:
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:
     for name, fraction in fractions.items():
-        if not fraction >= 0:
+        if not check.number(f"allocation.fractions: the fraction of {name}", fraction) >= 0:
             raise InputError(
                 f"allocation.fractions: the fraction of {name} is {fraction:g}; it must be "
                 "0 or more"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.errors import InputError
 from samplers.guidance import Guidance
-from samplers.noise import initial_noise, random_embedding, step_noise
+from samplers.noise import check_index, check_seed, initial_noise, random_embedding, step_noise
 from stitch.allocation import Allocation
 from stitch.prefix import SharedPrefix
 from stitch.trajectory import Trajectory
@@ -93,6 +93,9 @@ def sample_latents(
     prefix: SharedPrefix | None = None,
 ) -> Tensor:
     """(B, C, H, W) latents of the samples ``indices`` with (B,) ``labels``; see ``sample``."""
+    for index in indices:
+        check_index(index)
+    check_seed(seed)
     if alignment not in ALIGNMENTS:
         raise InputError(f"alignment={alignment!r} is unknown; known: {', '.join(ALIGNMENTS)}")
     shape, device = denoisers[allocation.steps[0]].spec.latent_shape, labels.device

@@ -172,6 +172,11 @@ def check_fit(
                     f"{first} and {other} cannot be stitched: their {fact} differ, "
                     f"{here} and {there}"
                 )
+    channels = specs[first].latent_shape[0]
+    if guided and guidance.channels > channels:
+        raise InputError(
+            f"guidance.channels={guidance.channels}, but the latents of {first} have {channels}"
+        )
     for name in names:
         spec = specs[name]
         if spec.prediction_type not in PREDICTION_TYPES:

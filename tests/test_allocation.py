@@ -104,10 +104,18 @@ def test_rounding_errors_of_cumulative_fractions_do_not_move_a_boundary():
     assert Allocation.from_fractions(tenths, 10).runs == [(name, 1) for name in tenths]
 
 
-@pytest.mark.parametrize("negative", [-0.1, float("nan")])
-def test_a_fraction_that_is_not_zero_or_more_is_named(negative):
-    with pytest.raises(InputError, match=rf"the fraction of XL is {negative:g}.*0 or more"):
-        Allocation.from_fractions({"S": 1.1, "XL": negative}, 10)
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (-0.1, r" is -0.1; it must be 0 or more"),
+        (float("nan"), "=nan must be a number"),
+        (True, "=True must be a number"),
+        ("0.5", "='0.5' must be a number"),
+    ],
+)
+def test_a_fraction_that_is_no_number_of_zero_or_more_is_named(wrong, message):
+    with pytest.raises(InputError, match=f"the fraction of XL{message}"):
+        Allocation.from_fractions({"S": 1.1, "XL": wrong}, 10)
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,15 @@ def test_guidance_scale_1_evaluates_the_conditional_half_only():
         (lambda: samplers.create("heun", 9, LINEAR, spacing="leading"), "unknown.*karras"),
         (lambda: samplers.create("ddim", 900, LINEAR, spacing="karras"), "visits a timestep twice"),
         (lambda: samplers.create("ddim", 3, LINEAR, spacing=[9, 5]), "lists 2 .* needs 3"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=5), "spacing=5 must be a sequence"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=True), "=True must be a sequence"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing={9: 1, 5: 0}), "must be a sequence"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=iter([9, 5])), "must be a sequence"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=b"ab"), "must be a sequence"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=np.array(9)), "must be a sequence"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=np.ones((2, 1))), "must be a number"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=["9", "5"]), "='9' must be a number"),
+        (lambda: samplers.create("ddim", 2, LINEAR, spacing=[True, 0]), "=True must be a number"),
         (lambda: samplers.create("ddim", 2, LINEAR, spacing=[5, 5]), "must decrease, but 5 comes"),
         (lambda: samplers.create("ddim", 2, LINEAR, spacing=[1000, 5]), "from 1000 to 5 leave"),
         (lambda: samplers.create("ddim", 2, LINEAR, spacing=[5, -1]), "leave the schedule's 0 to"),
@@ -357,6 +366,15 @@ def test_time_uniform_ends_at_zero_and_has_one_more_time_than_steps():
 def test_stride_spacing_is_the_references(steps):
     expected = golden.facts("timestep_maps")[f"ddim{steps}"]
     assert visits("stride", steps, LINEAR)[::-1] == expected
+
+
+@pytest.mark.parametrize(
+    "listed", [(9, 5, 1), range(9, 0, -4), np.arange(9, 0, -4), torch.tensor([9, 5, 1])]
+)
+def test_any_sequence_of_numbers_is_a_spacing(listed):
+    sampler = samplers.create("ddim", 3, LINEAR, spacing=listed)
+    assert sampler.timesteps == [9, 5, 1]
+    assert {type(t) for t in sampler.timesteps} == {int}
 
 
 def test_spacings_by_hand():

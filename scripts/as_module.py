@@ -1,0 +1,7 @@
+"""Imported by a command that was started as a file, beside which it lies: says how to start it."""
+
+import sys
+from pathlib import Path
+
+print(f"error: start it as a module: python -m scripts.{Path(sys.argv[0]).stem}", file=sys.stderr)
+sys.exit(2)

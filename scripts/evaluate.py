@@ -34,6 +34,7 @@ from models.checkpoint import recorded_sha256, sha256_of
 from models.errors import InputError
 from scripts import launch
 from scripts.cli import command
+from scripts.tracking import check_tracking
 
 log = logging.getLogger("evaluate")
 
@@ -48,6 +49,7 @@ def main(config: DictConfig) -> None:
         return selftest(config)
     if config.samples is None:
         raise InputError("samples is not set; give the folder that scripts.sample made")
+    check_tracking(config.wandb)
     device = launch.start()
     images = open_images(config.samples)
     num_images = config.num_images or launch.from_main(lambda: images.count)

@@ -19,6 +19,7 @@ from models.errors import InputError
 from models.training.loop import Training
 from scripts import launch
 from scripts.cli import CONFIGS, command
+from scripts.tracking import check_tracking
 from scripts.workshop import FOUNDATIONS, Workshop
 
 log = logging.getLogger("train")
@@ -26,6 +27,7 @@ log = logging.getLogger("train")
 
 @command("train")
 def main(config: DictConfig) -> None:
+    check_tracking(config.wandb)
     os.nice(config.nice)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

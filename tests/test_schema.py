@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import wandb
 from omegaconf import OmegaConf
 
 from models.errors import InputError
@@ -18,7 +19,7 @@ NEEDS = {
     "claims": ["figure=fig09"],
     "convert": ["network=DiT-S/2", "source=a.pt", "target=b.safetensors"],
     "download": ["zoo=fashion"],
-    "figures": ["figure=all"],
+    "figures": ["figure=fig09"],
     "plan": ["budget=2.5s"],
     "report": ["figure=fig09"],
 }
@@ -31,8 +32,7 @@ def options(group):
 def every_choice():
     """(command, overrides) that have every file of configs in them, in few compositions."""
     yield from ((name, NEEDS.get(name, [])) for name in COMMANDS)
-    single = [name for name in options("figure") if name not in ("all", "ablations")]
-    yield "figures", [f"figure=[{','.join(single)}]"]
+    yield "figures", [f"figure=[{','.join(options('figure'))}]"]
     groups = ("sampler", "allocation", "guidance", "zoo")
     for chosen in itertools.zip_longest(*map(options, groups)):
         overrides = [f"{g}={choice}" for g, choice in zip(groups, chosen, strict=True) if choice]
@@ -164,6 +164,21 @@ def test_text_that_hydra_cannot_read_is_shown_in_the_quotes_that_it_needs(folder
     quoted = f'samples="{escaped}"'
     assert message.endswith(f"quote it twice: '{quoted}'")
     assert f"{folder} is not a sample folder" in refusal("export", quoted, "target=x")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "train"])
+def test_nothing_is_begun_that_wandb_could_not_log(name, monkeypatch):
+    def unanswered(prompt):
+        raise wandb.Error("no answer")
+
+    wanted = {"evaluate": ["samples=nothing"], "train": ["data.root=nothing"]}[name]
+    monkeypatch.setattr(wandb, "login", lambda prompt: False)
+    message = refusal(name, "wandb.mode=online", *wanted)
+    assert "wandb.mode=online, but nobody is logged in" in message
+    monkeypatch.setattr(wandb, "login", unanswered)
+    assert "wandb.mode=online, but no answer" in refusal(name, "wandb.mode=online", *wanted)
+    monkeypatch.setattr(wandb, "login", lambda prompt: True)
+    assert "nothing" in refusal(name, "wandb.mode=online", *wanted)
 
 
 def test_slurm_jobs_are_refused_where_there_is_no_slurm(monkeypatch):

@@ -1,5 +1,7 @@
 """What a command imports before it needs it: seconds that its user waits for."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +41,45 @@ def test_denoisers_are_loaded_without_the_libraries_they_do_not_need():
     )
     assert "torch" in modules
     assert not (HEAVY - {"torch"} | {"torch._dynamo"}) & modules
+
+
+def started(*arguments, **environment):
+    """Exit code and standard error of ``python ARGUMENTS``."""
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    return result.returncode, result.stderr
+
+
+def test_the_backend_that_a_notebooks_processes_inherit_does_not_matter():
+    backend = "module://not_installed.backend_inline"
+    assert started("-c", "import eval.plots", MPLBACKEND=backend) == (0, "")
+
+
+def test_commands_that_are_started_as_files_say_how_they_are_started():
+    files = sorted((ROOT / "scripts").glob("*.py"))
+    commands = [f.stem for f in files if (ROOT / "configs" / f"{f.stem}.yaml").exists()]
+    assert len(commands) == 15
+    for name in commands:
+        message = f"error: start it as a module: python -m scripts.{name}\n"
+        assert started(f"scripts/{name}.py") == (2, message)
+
+
+def test_a_bug_keeps_its_traceback_and_a_mistake_is_one_line():
+    start = "import sys; sys.argv = ['zoo']; from scripts import zoo; zoo.names = {}; zoo.main()"
+    code, errors = started("-c", start.replace("{}", "lambda: list(zip('a', '', strict=True))"))
+    assert code == 1
+    assert "Traceback" in errors and "zip() argument 2 is shorter" in errors
+    code, errors = started("-m", "scripts.zoo", "name=cifar")
+    assert code == 2
+    assert errors.startswith("error: unknown zoo 'cifar'") and len(errors.splitlines()) == 1
+
+
+def test_ctrl_c_ends_a_command_with_one_line():
+    start = "import sys; sys.orig_argv = ['python', '-m', 'scripts.evaluate']; import scripts; "
+    code, errors = started("-c", start + "raise KeyboardInterrupt")
+    assert code == -signal.SIGINT
+    assert errors == "\ninterrupted; what was finished is kept, start it again to go on\n"
+    code, errors = started("-c", start + "raise ValueError")
+    assert code == 1 and errors.startswith("Traceback")

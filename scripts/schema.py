@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -132,7 +132,9 @@ SAMPLING = {
     "schedule": TEXT | NULL,
     "alignment": one_of("log-snr", "timestep"),
     "seed": SEED,
-    "labels": TEXT | several(TEXT | whole(0)),
+    "labels": replace(
+        TEXT | several(TEXT | whole(0)), text="random | balanced | classes by number or name"
+    ),
     "num_images": COUNT,
     "precision": one_of("fp32", "bf16", "fp16", "auto"),
     "quantisation": one_of("int8", "fp8") | NULL,
@@ -151,9 +153,13 @@ ZOO = {
     "zoo.checkpoints": TEXT,
     "zoo.schedule": TEXT,
     "zoo.guidance_channels": COUNT,
-    "zoo.prediction_type": TEXT,
     "zoo.unconditional": TEXT,
     "zoo.default_denoisers": several(TEXT),
+    "zoo.classes": several(TEXT),
+    "zoo.imagenet_classes": several(whole(0, 999)),
+    "zoo.data": TEXT,
+    "zoo.flips": FLAG,
+    "zoo.provenance.*": TEXT,
     # Networks: what models.create takes.
     "zoo.**.name": TEXT,
     "zoo.**.file": TEXT,
@@ -162,7 +168,8 @@ ZOO = {
     "zoo.**.num_classes": COUNT,
     "zoo.**.schedule": TEXT,
     "zoo.**.latent_space": TEXT | NULL,
-    "zoo.classifier.widths": SHAPE,
+    "zoo.**.prediction_type": TEXT,
+    "zoo.classifier.widths": several(COUNT),
     "zoo.denoisers.*.patch_size": COUNT,
     "zoo.denoisers.*.width": COUNT,
     "zoo.denoisers.*.depth": COUNT,
@@ -183,6 +190,7 @@ ZOO = {
     # First stages: what diffusers' autoencoders take, and scale and rounding.
     "zoo.*.scale": number(0, above=True),
     "zoo.*.rounding": TEXT,
+    "zoo.*.patch_size": COUNT,
     "zoo.*.in_channels": COUNT,
     "zoo.*.out_channels": COUNT,
     "zoo.*.latent_channels": COUNT,
@@ -207,6 +215,7 @@ ZOO = {
 
 EVALUATION = {
     "eval.extractor": TEXT,
+    "eval.data": TEXT,
     "eval.weights": TEXT,
     "eval.url": TEXT | NULL,
     "eval.reference": TEXT,
@@ -223,24 +232,37 @@ EVALUATION = {
 }
 
 TRAINING = {
-    "train": NULL,
     "train.name": TEXT,
     "train.kind": TEXT,
     "train.start_from": TEXT,
-    "train.seed": whole(0, 2**40),  # a generator's seed is a million times this, and the step
-    "train.steps": COUNT,
-    "train.batch_size": COUNT,
-    "train.lr": number(0, above=True),
+    "train.seed": whole(0, 2**40),  # generators' seeds are multiples of it, and less than 2^64
+    "train.minutes": number(0, above=True) | NULL,
+    "train.images": COUNT | NULL,
+    "train.batch_size": COUNT | NULL,
+    "train.lr": number(0, above=True) | NULL,
+    "train.on_gpu.images": COUNT,
+    "train.on_gpu.batch_size": COUNT,
+    "train.on_gpu.lr": number(0, above=True),
     "train.betas": exactly(2, SHARE),
     "train.weight_decay": number(0),
     "train.warmup_steps": COUNT,
     "train.cooldown": SHARE,
     "train.clip_grad_norm": number(0, above=True),
     "train.ema_decay": SHARE,
+    "train.ema_width": SHARE,
+    "train.weighting": TEXT,
+    "train.interval": exactly(2, whole(0)),
     "train.label_dropout": SHARE,
     "train.label_smoothing": SHARE,
-    "train.shift": whole(0),
+    "train.mixup": number(0),
+    "train.augment.name": TEXT,
+    "train.augment.pixels": whole(0),
+    "train.augment.area": exactly(2, SHARE),
     "train.kl_weight": number(0),
+    "train.feature_weight": number(0),
+    "export_every": COUNT,
+    "threads": COUNT | NULL,
+    "nice": whole(0, 19),
     "export": TEXT,
     "log_every": COUNT,
     "checkpoint_seconds": number(0),
@@ -267,7 +289,6 @@ FIGURES = {
     "**protocols.*.steps": number(0, above=True),
     "**protocols.*.images": number(0, above=True),
     "datasets.*.protocol": TEXT,
-    "datasets.*.eval": TEXT,
     "datasets.*.families.*.*": TEXT,
     "figure.**.title": TEXT,
     "figure.**.label": TEXT,
@@ -342,7 +363,7 @@ OF_COMMANDS = {
     "evaluate": {"num_images": COUNT | NULL},
     "export": {"num_images": COUNT | NULL},
     "convert": {"precision": one_of("fp32", "fp16", "bf16"), "target": TEXT},
-    "train": {"precision": one_of("auto", "fp32", "bf16")},
+    "train": {"precision": one_of("auto", "fp32", "bf16"), "compile": FLAG | NULL},
 }
 
 

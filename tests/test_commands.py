@@ -210,7 +210,7 @@ def test_a_plan_says_what_is_there_and_what_is_missing_and_makes_nothing(drawn):
         ("sample", ["allocation.denoisers=[DiT-S,DiT-L]"], "has no DiT-L; known: DiT-S, DiT-B"),
         ("sample", ["labels=[3,10]"], "labels [10] are no classes"),
         ("sample", ["labels=[3,cat]"], "labels ['cat'] are no classes of this zoo; its classes"),
-        ("sample", ["labels=[0.5]"], "labels=[0.5] must be whole numbers or names"),
+        ("sample", ["labels=[0.5]"], "labels=[0.5] must be random | balanced | classes"),
         ("sample", ["sampler.steps=1001"], "sampler.steps=1001"),
         ("sample", ["num_images=0"], "num_images=0"),
         ("sample", ["guidance.scale=high"], "guidance.scale=high must be a number"),

@@ -1,28 +1,30 @@
 """Sample folders: images in shards that are written whole or not at all.
 
-A folder belongs to one run (``run.json``). Shard k holds the samples of global indices
-k * shard_size and up; it may hold fewer than it should, if fewer were wanted or its making was
-interrupted, and is then made longer. Asking for more images later adds to the folder, asking for
-fewer reads less of it.
+A folder belongs to one run (``run.json``), which says how many images it is meant to have: the
+most that was ever asked for. Shard k holds the samples of global indices k * shard_size and up; it
+may hold fewer than it should, if fewer were wanted or its making was interrupted, and is then made
+longer. Asking for more images later adds to the folder, asking for fewer reads less of it.
 """
 
 import contextlib
 import hashlib
 import io
-import itertools
 import json
 import os
-import uuid
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from eval.npz import Npz, NpzError
 from eval.results import content_hash
-from models.checkpoint import write_atomically
 from models.errors import InputError
+from models.files import create_exclusively, read_json, write_atomically
 
 _TIMING = "timing.jsonl"
+_SETTLING = 2.0  # seconds until a run.json that another process has just made has its content
 
 
 class ShardError(InputError):
@@ -70,24 +72,29 @@ class ShardFolder:
                 f"shard_size={self.shard_size}; use the same size or another folder"
             )
 
-    def claim(self) -> None:
-        """Mark the folder as this run's, if it is not yet; of many at once, the first one wins.
+    def claim(self, num_images: int) -> None:
+        """Mark the folder as this run's, of so many images at least; the first of many runs wins.
 
         Raises:
             ShardError: if it became another run's in the meantime, or cannot be written to.
         """
-        owner = {"run": self.run, "shard_size": self.shard_size}
         file = self.path / "run.json"
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
-        if not file.exists():
-            with storing(file):
-                try:
-                    write_atomically(temporary, (json.dumps(owner, indent=2) + "\n").encode())
-                    with contextlib.suppress(FileExistsError):
-                        os.link(temporary, file)
-                finally:
-                    temporary.unlink(missing_ok=True)
-        self._check_owner()
+        with storing(file):
+            if not file.exists():
+                create_exclusively(file, self._owner(num_images))
+            deadline = time.monotonic() + _SETTLING
+            while not file.stat().st_size and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self._check_owner()
+            owner = read_owner(self.path)
+            if owner is None:
+                raise ShardError(f"{file} is not of scripts.sample; choose another folder")
+            if owner.get("num_images", 0) < num_images:
+                write_atomically(file, self._owner(num_images))
+
+    def _owner(self, num_images: int) -> bytes:
+        owner = {"run": self.run, "shard_size": self.shard_size, "num_images": num_images}
+        return (json.dumps(owner, indent=2) + "\n").encode()
 
     def indices(self, shard: int, num_images: int) -> range:
         """Global indices of ``shard`` when ``num_images`` are wanted."""
@@ -99,14 +106,40 @@ class ShardFolder:
 
     def missing(self, num_images: int) -> list[int]:
         """Shards that are not there, damaged, or hold fewer images than ``num_images`` need."""
-        shards = range(-(-num_images // self.shard_size))
-        return [s for s in shards if not self._complete(s, len(self.indices(s, num_images)))]
+        return list(self._unfit(num_images))
 
-    def _complete(self, shard: int, count: int) -> bool:
-        try:
-            return len(self.read(shard)[1]) >= count
-        except (ShardError, FileNotFoundError):
-            return False
+    def _unfit(self, num_images: int) -> dict[int, str]:
+        """The missing shards, and what is wrong with each."""
+        unfit = {}
+        for shard in range(-(-num_images // self.shard_size)):
+            path, wanted = self.shard_path(shard), len(self.indices(shard, num_images))
+            try:
+                there = len(self.read(shard)[1])
+                if there < wanted:
+                    unfit[shard] = f"{path} holds {there} images instead of {wanted}"
+            except FileNotFoundError:
+                unfit[shard] = f"{path} is not there"
+            except ShardError as error:
+                unfit[shard] = str(error)
+        return unfit
+
+    def require(self, num_images: int) -> None:
+        """Verify that the first ``num_images`` images are all there, and whole.
+
+        Raises:
+            ShardError: if they are not, saying how many are missing, and why the first.
+        """
+        unfit = self._unfit(num_images)
+        if not unfit:
+            return
+        lost = sum(len(self.indices(shard, num_images)) for shard in unfit)
+        first = min(unfit)
+        shards = "a shard" if len(unfit) == 1 else f"{len(unfit)} shards"
+        whole = f", or take the images before it with num_images={first * self.shard_size}"
+        raise ShardError(
+            f"samples={self.path} lacks {shards} with {lost} of {num_images} images: "
+            f"{unfit[first]}; sample again, which makes what is missing{whole if first else ''}"
+        )
 
     def length(self, shard: int) -> int:
         """How many images ``shard`` says it has, 0 if it is absent or unreadable.
@@ -133,8 +166,8 @@ class ShardFolder:
         """
         path = self.shard_path(shard)
         images, labels, start, run = _load(path)
-        if start != shard * self.shard_size:
-            raise ShardError(f"{path} holds the images of index {start} and up")
+        if start != shard * self.shard_size or len(images) > self.shard_size:
+            raise ShardError(f"{path} holds {len(images)} images of index {start} and up")
         if run not in (None, content_hash(self.run)):
             raise ShardError(f"{path} is of run {run}, not of {content_hash(self.run)}")
         return images, labels
@@ -166,16 +199,16 @@ class ShardFolder:
             path.unlink(missing_ok=True)
 
     def count(self) -> int:
-        """How many images there are, counted up to the first shard that is missing or short."""
-        total = 0
-        for shard in itertools.count():
-            try:
-                images, _ = self.read(shard)
-            except (ShardError, FileNotFoundError):
-                return total
-            total += len(images)
-            if len(images) < self.shard_size:
-                return total
+        """How many images the run is meant to have; whether they are there, ``require`` tells.
+
+        That is the most that was asked for, or what the last shard ends with if that is more.
+        """
+        stated = (read_owner(self.path) or {}).get("num_images", 0)
+        names = (re.fullmatch(r"shard-(\d+)\.npz", path.name) for path in self.path.glob("*.npz"))
+        last = max((int(name[1]) for name in names if name), default=None)
+        if last is None:
+            return stated
+        return max(stated, last * self.shard_size + max(1, self.length(last)))
 
     def write(self, shard: int, images: np.ndarray, labels: np.ndarray) -> None:
         """Store (n, H, W, C) uint8 images and (n,) int64 labels of ``shard``.
@@ -213,13 +246,13 @@ class ShardFolder:
             file.write("\n" + json.dumps(facts))
 
     def timings(self) -> list[dict]:
-        """What ``log_timing`` noted; a line cut short by a kill is left out."""
+        """What ``log_timing`` noted; a line that is damaged, as by a kill, is left out."""
         file = self.path / _TIMING
         timings = []
-        for line in file.read_text().splitlines() if file.is_file() else []:
-            with contextlib.suppress(json.JSONDecodeError):
+        for line in file.read_bytes().splitlines() if file.is_file() else []:
+            with contextlib.suppress(ValueError):
                 timings.append(json.loads(line))
-        return timings
+        return [timing for timing in timings if isinstance(timing, dict)]
 
     def batches(self, num_images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(images, labels) of every shard in order, ``num_images`` in all.
@@ -227,12 +260,7 @@ class ShardFolder:
         Raises:
             ShardError: if images are missing, saying how many.
         """
-        missing = self.missing(num_images)
-        if missing:
-            raise ShardError(
-                f"samples={self.path} lacks {len(missing)} shards of {num_images} images "
-                f"(first: {self.shard_path(missing[0]).name}); run scripts.sample again"
-            )
+        self.require(num_images)
         for shard in range(-(-num_images // self.shard_size)):
             images, labels = self.read(shard)
             count = len(self.indices(shard, num_images))
@@ -261,9 +289,33 @@ def open_folder(path: str | Path) -> ShardFolder:
 
 
 def read_owner(path: Path) -> dict | None:
-    """Contents of ``run.json``, or None."""
+    """Contents of ``run.json``: run, shard_size and, since it is stated, num_images.
+
+    None if there is no such file, or it is one of somebody else.
+
+    Raises:
+        ShardError: if it is damaged.
+    """
     file = path / "run.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        owner = read_json(file)
+    except InputError as error:
+        raise ShardError(str(error)) from error
+    if not isinstance(owner, dict) or not {"run", "shard_size"} & owner.keys():
+        return None
+    counts = [owner.get("shard_size"), owner.get("num_images", 1)]
+    if (
+        not owner.keys() <= {"run", "shard_size", "num_images"}
+        or not isinstance(owner.get("run"), dict)
+        or any(type(count) is not int or count < 1 for count in counts)
+    ):
+        raise ShardError(
+            f"{file} is damaged: it must say run, shard_size and num_images; run scripts.sample "
+            "with another folder"
+        )
+    return owner
 
 
 def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -279,14 +331,19 @@ def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray, int, str | None]:
     """Images, labels, the first global index, and the run's hash (None in the first shards)."""
-    data = path.read_bytes()
+    file = Npz(io.BytesIO(path.read_bytes()), path)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            images, labels, digest = file["images"], file["labels"], str(file["sha256"])
-            start, run = int(file["start"]), str(file["run"]) if "run" in file else None
-    except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged bytes
-        raise ShardError(f"{path} is damaged: {error}") from error
-    if _digest(images, labels) != digest:
+        found = {name: file.read(name) for name in file.names()}
+    except NpzError as error:
+        raise ShardError(str(error)) from error
+    try:
+        images, labels, digest = found["images"], found["labels"], str(found["sha256"])
+        start, run = int(found["start"]), str(found["run"]) if "run" in found else None
+        whole = _digest(images, labels) == digest
+        fits = images.dtype == np.uint8 and images.ndim == 4 and labels.shape == images.shape[:1]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    if not whole or not fits:
         raise ShardError(f"{path} is damaged: its checksum differs")
     return images, labels, start, run
 

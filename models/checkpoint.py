@@ -1,13 +1,9 @@
 """Loading and saving of weights: never unpickled unsafely, never half written."""
 
 import argparse
-import hashlib
 import json
-import os
-import uuid
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.errors import InputError
+from models.files import replacing, sha256_of, write_atomically
 from models.pickles import Foreign, read_pickle
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
@@ -30,37 +27,6 @@ _FLOATING = {
 
 class CheckpointError(InputError):
     """A checkpoint is damaged, or belongs to another network."""
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hex SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A name to write to; ``path`` then holds all of it or does not change, even if killed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # unique among machines too
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)  # as the umask has it; safetensors lets nobody else read
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds all of it or does not change, even if killed."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def save_checkpoint(module: nn.Module, path: str | Path, provenance: dict) -> None:

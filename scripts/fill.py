@@ -34,7 +34,7 @@ def begin(folder: ShardFolder, num_images: int) -> int:
     Raises:
         ShardError: if the folder is of another run, or cannot be written to.
     """
-    folder.claim()
+    folder.claim(num_images)
     folder.remove_damaged(num_images, launch.rank(), launch.world_size())
     launch.barrier()
     missing = _Remaining(folder, num_images).images()

@@ -244,7 +244,7 @@ def test_a_longer_shard_is_not_replaced_by_a_shorter_one(tmp_path):
 def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path):
     first = ShardFolder(tmp_path, RUN, SHARD)
     second = ShardFolder(tmp_path, {**RUN, "seed": 1}, SHARD)
-    first.claim()
+    first.claim(6)
     with pytest.raises(InputError, match="seed is 0 there and 1 here"):
-        second.claim()
+        second.claim(6)
     assert [Path(file).name for file in tmp_path.iterdir()] == ["run.json"]

@@ -22,7 +22,7 @@ def pictures(count=23, height=6, width=5, channels=3, seed=0):
 
 def shard_folder(path, images, size=10):
     folder = ShardFolder(path, {"seed": 0}, size)
-    folder.claim()
+    folder.claim(len(images))
     labels = np.arange(len(images))
     for shard in range(-(-len(images) // size)):
         part = slice(shard * size, (shard + 1) * size)

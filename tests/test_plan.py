@@ -150,6 +150,6 @@ def test_what_stores_no_samples_does_not_mind_the_shards_that_are_there(tmp_path
     zoo = jobs.load_zoo(config, torch.device("cpu"))
     (job,) = latency.allocations(config, zoo)
     path = tmp_path / "samples" / content_hash(job.run)
-    ShardFolder(path, job.run, config.shard_size + 1).claim()
+    ShardFolder(path, job.run, config.shard_size + 1).claim(1)
     (again,) = latency.allocations(config, zoo)
     assert again.run == job.run

@@ -1,6 +1,7 @@
 """Sample folders: complete, resumable, and true to their content."""
 
 import itertools
+import json
 import time
 
 import numpy as np
@@ -22,7 +23,7 @@ def content(indices) -> tuple[np.ndarray, np.ndarray]:
 
 def fill(folder: ShardFolder, num_images: int) -> list[int]:
     """Do what is missing, and tell which shards that were."""
-    folder.claim()
+    folder.claim(num_images)
     missing = folder.missing(num_images)
     for shard in missing:
         folder.write(shard, *content(folder.indices(shard, num_images)))
@@ -63,7 +64,8 @@ def test_more_images_later_make_only_what_is_missing(folder):
     assert fill(folder, 10) == []
     assert fill(folder, 18) == [2, 3, 4]  # shard 2 held two images of four
     after = files(folder.path)
-    assert all(after[name] == first[name] for name in first if "000002" not in name)
+    kept = ["shard-000000.npz", "shard-000001.npz"]
+    assert [after[name] for name in kept] == [first[name] for name in kept]
     assert sum(len(images) for images, _ in folder.batches(18)) == 18
 
 
@@ -86,7 +88,7 @@ def test_absent_truncated_and_flipped_shards_are_missing(folder):
     folder.shard_path(3).write_bytes(data)
     folder.shard_path(4).write_bytes(b"")
     assert folder.missing(20) == [0, 2, 3, 4]
-    with pytest.raises(ShardError, match=r"lacks 4 shards of 20 images \(first: shard-000000.npz"):
+    with pytest.raises(ShardError, match="lacks 4 shards with 16 of 20 .*000000.npz is not there"):
         next(folder.batches(20))
     assert fill(folder, 20) == [0, 2, 3, 4]
     assert folder.missing(20) == []
@@ -176,7 +178,7 @@ def test_the_digest_sees_every_image_and_label(tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 2, 9])
 def test_timings_survive_a_line_cut_short_by_a_kill(folder, cut):
-    folder.claim()
+    folder.claim(4)
     assert folder.timings() == []
     folder.log_timing(shard=0, seconds=1.5)
     folder.log_timing(shard=1, device={"name": "CPU"})
@@ -187,11 +189,102 @@ def test_timings_survive_a_line_cut_short_by_a_kill(folder, cut):
     assert folder.timings() == [{"shard": 0, "seconds": 1.5}, {"shard": 2, "seconds": 0.5}]
 
 
-def test_images_are_counted_up_to_the_first_gap(folder):
+def test_the_folder_says_how_many_images_the_run_is_meant_to_have(folder):
     assert folder.count() == 0
+    for asked, meant in ((10, 10), (4, 10), (12, 12)):
+        fill(folder, asked)
+        assert folder.count() == open_folder(folder.path).count() == meant
+        folder.require(meant)
+
+
+def remove(path):
+    path.unlink()
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("shard", [0, 1, 2])
+@pytest.mark.parametrize("harm", [remove, flip, cut, empty])
+def test_a_shard_that_is_gone_or_damaged_is_never_the_end_of_a_run(folder, harm, shard, stated):
     fill(folder, 10)
-    assert folder.count() == 10
-    folder.shard_path(1).unlink()
-    assert folder.count() == 4
+    if not stated:  # as folders of before
+        write_run(folder, num_images=None)
+    harm(folder.shard_path(shard))
+    if harm is remove and shard == 2 and not stated:
+        assert folder.count() == 8  # nothing tells that there was more
+        return
+    assert folder.count() >= 9
+    with pytest.raises(ShardError, match=f"lacks a shard .*shard-00000{shard}.npz") as error:
+        folder.require(folder.count())
+    way = f"num_images={4 * shard}"
+    assert (way in str(error.value)) == (shard > 0)
+    folder.require(4 * shard)
+
+
+def write_run(folder, **changes):
+    file = folder.path / "run.json"
+    owner = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in owner.items() if value is not None}))
+
+
+def test_a_shard_that_is_short_or_of_another_run_or_place_is_named(folder, tmp_path):
     fill(folder, 12)
-    assert folder.count() == 12
+    short = content(range(4, 6))
+    folder.shard_path(1).unlink()
+    folder.write(1, *short)
+    with pytest.raises(ShardError, match="shard-000001.npz holds 2 images instead of 4"):
+        folder.require(12)
+    folder.shard_path(1).write_bytes(folder.shard_path(0).read_bytes())
+    with pytest.raises(ShardError, match="shard-000001.npz holds 4 images of index 0 and up"):
+        folder.require(12)
+    other = ShardFolder(tmp_path / "other", {**RUN, "seed": 1}, 4)
+    other.write(1, *content(range(4, 8)))
+    folder.shard_path(1).write_bytes(other.shard_path(1).read_bytes())
+    with pytest.raises(ShardError, match="shard-000001.npz is of run"):
+        folder.require(12)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "\x00", '{"run": {}}', '{"run": {}, "shard_size": 0}',
+             '{"run": 5, "shard_size": 4}', '{"run": {"w": NaN}, "shard_size": 4}',
+             '{"run": {}, "shard_size": true}', '{"run": {}, "shard_size": 4, "num_imagez": 4}'],
+)  # fmt: skip
+def test_a_damaged_run_json_is_named(folder, text):
+    fill(folder, 6)
+    (folder.path / "run.json").write_text(text)
+    for use in (lambda: open_folder(folder.path), lambda: ShardFolder(folder.path, RUN, 4)):
+        with pytest.raises(ShardError, match=r"run\.json is damaged"):
+            use()
+
+
+def test_a_json_of_somebody_else_is_no_sample_folder_and_is_left_alone(folder):
+    folder.path.mkdir()
+    file = folder.path / "run.json"
+    file.write_text('{"learning_rate": 0.1}')
+    with pytest.raises(ShardError, match="is not a sample folder"):
+        open_folder(folder.path)
+    with pytest.raises(ShardError, match=r"run\.json is not of scripts\.sample"):
+        folder.claim(6)
+    assert file.read_text() == '{"learning_rate": 0.1}'
+
+
+@pytest.mark.parametrize("line", ["[]", "5", '"seconds"', "\x00", '{"seconds": 1.5}}'])
+def test_a_damaged_line_of_timings_is_left_out(folder, line):
+    folder.claim(4)
+    folder.log_timing(shard=0, seconds=1.5)
+    with open(folder.path / "timing.jsonl", "a") as file:
+        file.write("\n" + line)
+    assert folder.timings() == [{"shard": 0, "seconds": 1.5}]

@@ -1,0 +1,149 @@
+"""Files: hashes, writing whole or not at all, JSON and zip files that are checked when read."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.errors import InputError
+
+# What file systems answer to what they do not have: FAT, FUSE, object stores, some NFS mounts.
+_UNKNOWN = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def where_known() -> Iterator[None]:
+    """A block of chmod, fsync or link that is left out on file systems without it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+
+
+def beside(path: Path) -> Path:
+    """A hidden temporary name in the folder of ``path``, unique among processes and machines."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A name to write to; ``path`` then holds all of it or does not change, even if killed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(path)
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        with where_known():
+            temporary.chmod(mode)  # as the umask has it; safetensors lets nobody else read
+        with open(temporary, "rb+") as file, where_known():
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds all of it or does not change, even if killed."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def create_exclusively(path: Path, data: bytes) -> bool:
+    """Write ``data`` to ``path`` unless it is there; whether this process did.
+
+    Of many at once one succeeds. The others find the file whole, but on file systems without hard
+    links they may find it empty for a moment.
+    """
+    temporary = beside(path)
+    try:
+        write_atomically(temporary, data)
+        with where_known():
+            os.link(temporary, path)
+            return True
+        with open(path, "xb", buffering=0) as file:
+            file.write(data)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, setting: str | None = None) -> Iterator[None]:
+    """Turn a full disk, a quota or missing rights into one InputError that says what to do.
+
+    Args:
+        setting: the one that ``path`` is of, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = f"{setting}={path}" if setting else path
+        raise InputError(
+            f"{name} cannot be written to: {error.strerror or error}; make room, mend the folder, "
+            "or choose another"
+        ) from error
+
+
+def check_writable(folder: str | Path, setting: str) -> None:
+    """Refuse a folder that nothing can be written to; it need not exist, and is not made.
+
+    Raises:
+        InputError: naming ``setting`` and the reason.
+    """
+    folder = Path(folder).absolute()
+    with writing(folder, setting):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))  # an empty file fits on a full disk
+            file.flush()
+
+
+def read_json(path: str | Path) -> object:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: if it is damaged, or holds NaN or an infinity, which JSON has not.
+    """
+    try:
+        return json.loads(Path(path).read_bytes(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is damaged, it is no JSON ({error}); restore it or move it away"
+        ) from error
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is no number")
+
+
+def check_zip(path: str | Path) -> None:
+    """Compare every member of a zip file with its checksum; not all who read them do.
+
+    Raises:
+        InputError: if one differs, or the file is no zip file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
+        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    if damaged is not None:
+        raise InputError(f"{path} is damaged: the checksum of its member {damaged} differs")

@@ -1,31 +1,23 @@
-"""Where images come from: sample folders, folders of PNG and JPEG files, ADM's npz files.
+"""Where images come from: sample folders, folders of picture files, ADM's npz files.
 
 All are read as a stream, in a fixed order, from any index on.
 """
 
 import functools
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
-from eval.shards import ShardFolder, folder_digest, open_folder, read_owner, read_shard
-from models.checkpoint import sha256_of
-from models.errors import InputError
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)  # what reading a member may raise
-_CHANNELS = {"RGB": 3, "L": 1}  # by PIL's mode
-
-
-class ImageError(InputError):
-    """Images cannot be used; the message names the file and the fix."""
+from eval.npz import Npz
+from eval.pictures import ImageError, decode, decode_resized, find_pictures, kind, turned
+from eval.shards import ShardError, ShardFolder, folder_digest, open_folder, read_owner
+from models.files import sha256_of
 
 
 class Images(Protocol):
@@ -33,13 +25,22 @@ class Images(Protocol):
 
     Attributes:
         path: where they are.
-        count: N.
+        count: N; of a run, how many it is meant to have.
         run: all that determines the pixels (``ShardFolder.run``), or None if that is unknown.
+        classes: what class each image is of, if the files say so: N names or numbers.
     """
 
     path: Path
     count: int
     run: dict | None
+    classes: Sequence | None
+
+    def require(self, count: int) -> None:
+        """Make sure that the first ``count`` images are there and whole, if that can be told.
+
+        Raises:
+            InputError: if they are not; the message names the first file.
+        """
 
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """Images of indices [start, stop) in order, as (n, H, W, 1 or 3) uint8 arrays of any n."""
@@ -55,18 +56,18 @@ def open_images(path: str | Path, setting: str = "samples") -> Images:
         setting: its name, for messages.
 
     Raises:
-        ImageError: if there are none, or they are not all uint8 of one size, gray or RGB.
+        InputError: if there are none, or they are not all uint8 of one size, gray or RGB.
     """
     path = Path(path)
     if path.suffix == ".npz" and path.is_file():
         return NpzImages(path)
     if read_owner(path) is not None:
         return ShardImages(open_folder(path))
-    if path.is_dir() and any(_image_files(path)):
-        return FolderImages(path)
+    if path.is_dir():
+        return FolderImages(path, setting=setting)
     raise ImageError(
-        f"{setting}={path} is not a sample folder (it has no run.json), no folder with files "
-        f"{', '.join(SUFFIXES)}, and no .npz file"
+        f"{setting}={path} is not a sample folder (it has no run.json), no folder of pictures such "
+        "as .png, .jpg or .webp, and no .npz file"
     )
 
 
@@ -93,8 +94,41 @@ def share(count: int, size: int, rank: int, ranks: int) -> tuple[int, int]:
     return tuple(min(-(-whole * r // ranks) * size, count) for r in (rank, rank + 1))
 
 
+def warnings(images: Images, count: int, chunk: int | None) -> list[str]:
+    """What is doubtful about metrics of the first ``count`` images, for people.
+
+    Images that lie class by class make the first of them, and the chunks of the Inception Score,
+    images of some classes.
+
+    Args:
+        chunk: images in a chunk of the Inception Score; None if there is none.
+    """
+    classes = list(images.classes or ())
+    changes = sum(a != b for a, b in itertools.pairwise(classes))
+    known = len(set(classes))
+    if known < 2 or changes + 1 > known:  # none known, or not class by class
+        return []
+    found = []
+    there = len(set(classes[:count]))
+    if there < known:
+        found.append(
+            f"the first {count} of {len(classes)} images are of {there} of {known} classes, for "
+            f"{images.path} has them class by class"
+        )
+    if chunk is not None and chunk < count and there > 1:
+        least = min(len(set(classes[i : min(i + chunk, count)])) for i in range(0, count, chunk))
+        if least < there:
+            found.append(
+                f"the Inception Score is of chunks of eval.chunk={chunk} images, one of them with "
+                f"{least} of {there} classes, for {images.path} has them class by class"
+            )
+    return found
+
+
 class ShardImages:
     """The images of a folder of ``scripts.sample``."""
+
+    classes = None
 
     def __init__(self, folder: ShardFolder):
         self.folder, self.path, self.run = folder, folder.path, folder.run
@@ -103,40 +137,88 @@ class ShardImages:
     def count(self) -> int:
         return self.folder.count()
 
+    def require(self, count: int) -> None:
+        self.folder.require(count)
+
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         size = self.folder.shard_size
         for shard in range(start // size, -(-stop // size)):
-            images, _ = read_shard(self.folder.shard_path(shard))
-            yield images[max(0, start - shard * size) : stop - shard * size]
+            images, _ = self.folder.read(shard)
+            wanted = min(stop - shard * size, size)
+            if len(images) < wanted:
+                raise ShardError(
+                    f"{self.folder.shard_path(shard)} holds {len(images)} images instead of "
+                    f"{wanted}; run scripts.sample again"
+                )
+            yield images[max(0, start - shard * size) : wanted]
 
     def sha256(self, count: int) -> str:
         return folder_digest(self.folder, count)
 
 
 class FolderImages:
-    """The PNG and JPEG files below a folder, sorted by path."""
+    """The files of pictures below a folder, sorted by path (see ``eval.pictures``).
+
+    Gray ones among colour ones are given as colour. Classes are the folders they are in.
+
+    Args:
+        path: the folder.
+        resize: None for pictures of one size; or the size in pixels to which those of any size and
+            mode are brought, as RGB (see ``eval.pictures.centre_crop``).
+        upright: with ``resize``, turn pictures as EXIF says.
+        setting: the folder's, for messages.
+
+    Attributes:
+        turned: with ``resize``, how many files have an EXIF orientation that is not upright.
+    """
 
     run = None
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.files = sorted(_image_files(path))
+    def __init__(
+        self,
+        path: Path,
+        resize: int | None = None,
+        upright: bool = False,
+        setting: str = "images",
+    ):
+        self.path = Path(path)
+        self.files = find_pictures(self.path)
         self.count = len(self.files)
-        kinds: dict[tuple, Path] = {}
-        for file in self.files:
-            kinds.setdefault(_kind(file), file)
-        if len(kinds) > 1:
-            (first, one), (second, other), *_ = kinds.items()
+        if not self.files:
+            raise ImageError(f"{setting}={path} is a folder without pictures and without run.json")
+        self.classes = [str(file.parent) for file in self.files]
+        if resize is None:
+            self._decode = functools.partial(decode, channels=self._channels())
+        else:
+            self.turned = sum(self._all(turned))
+            self._decode = functools.partial(decode_resized, size=resize, upright=upright)
+
+    def _all(self, function: Callable) -> list:
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(function, self.files))
+
+    def _channels(self) -> int:
+        """Those of the pictures, which must be of one size."""
+        kinds = self._all(kind)
+        sizes: dict[tuple[int, int], Path] = {}
+        for (height, width, _), file in zip(kinds, self.files, strict=True):
+            sizes.setdefault((height, width), file)
+        if len(sizes) > 1:
+            (first, one), (second, other), *_ = sizes.items()
             raise ImageError(
-                f"images below {path} are mixed: {one} is {_said(first)}, {other} is "
-                f"{_said(second)}; metrics need one size and one number of channels"
+                f"images below {self.path} are mixed: {one} is {_said(first)}, {other} is "
+                f"{_said(second)}; metrics need one size"
             )
+        return max(channels for _, _, channels in kinds)
+
+    def require(self, count: int) -> None:
+        pass  # every file was looked at; damage inside one is found when it is decoded
 
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         with ThreadPoolExecutor() as pool:
             for begin in range(start, stop, 100):
                 files = self.files[begin : min(begin + 100, stop)]
-                yield np.stack(list(pool.map(_decode, files)))
+                yield np.stack(list(pool.map(self._decode, files)))
 
     def sha256(self, count: int) -> str:
         digest = hashlib.sha256()
@@ -146,96 +228,49 @@ class FolderImages:
 
 
 class NpzImages:
-    """``arr_0``, (N, H, W, 1 or 3) uint8, of an npz file as ADM's evaluator reads it."""
+    """``arr_0``, (N, H, W, 1 or 3) uint8, of an npz file as ADM's evaluator reads it.
+
+    Classes are ``arr_1``, if there is one (N,) of whole numbers.
+    """
 
     run = None
 
     def __init__(self, path: Path):
-        self.path = path
-        with self._open() as member:
-            self.shape = _read_header(member, path)
+        self.path, self.file = path, Npz(path)
+        self.shape, fortran, dtype = self.file.layout("arr_0")
+        if (
+            dtype != np.uint8
+            or len(self.shape) != 4
+            or self.shape[-1] not in (1, 3)
+            or 0 in self.shape
+            or fortran
+        ):
+            order = " in Fortran order" if fortran else ""
+            raise ImageError(
+                f"arr_0 of {path} is {dtype} {self.shape}{order}; images are uint8 (N, H, W, 3) or "
+                "(N, H, W, 1) in C order, 0 to 255"
+            )
         self.count = self.shape[0]
 
+    @functools.cached_property
+    def classes(self) -> list[int] | None:
+        if "arr_1" not in self.file.names():
+            return None
+        shape, _, dtype = self.file.layout("arr_1")
+        if shape != (self.count,) or dtype.kind not in "iu":
+            return None
+        return self.file.read("arr_1").tolist()
+
+    def require(self, count: int) -> None:
+        self.file.check("arr_0")
+
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        size = int(np.prod(self.shape[1:]))
-        step = max(1, 2**24 // size)  # 16 MB
-        with self._open() as member:
-            _read_header(member, self.path)
-            for begin in range(start, stop, step):
-                count = min(step, stop - begin)
-                try:
-                    if begin == start:
-                        member.seek(start * size, 1)
-                    data = member.read(count * size)
-                except _DAMAGE as error:
-                    raise ImageError(f"{self.path} is damaged: {error}") from error
-                if len(data) < count * size:
-                    raise ImageError(f"{self.path} is truncated: arr_0 ends before {self.shape}")
-                yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
+        size = math.prod(self.shape[1:])
+        return self.file.rows("arr_0", start, stop, max(1, 2**24 // size))  # 16 MB
 
     def sha256(self, count: int) -> str:
         return sha256_of(self.path)
 
-    def _open(self):
-        try:
-            file = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            raise ImageError(f"{self.path} is no npz file, or truncated: {error}") from error
-        if "arr_0.npy" not in file.namelist():
-            names = ", ".join(name.removesuffix(".npy") for name in file.namelist())
-            raise ImageError(f"{self.path} has no arr_0 (the images); it has {names or 'nothing'}")
-        return file.open("arr_0.npy")
 
-
-def _read_header(member, path: Path) -> tuple[int, ...]:
-    """Shape of the array whose values come next in ``member``."""
-    try:
-        version = np.lib.format.read_magic(member)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read(member)
-    except (ValueError, KeyError, *_DAMAGE) as error:
-        raise ImageError(f"arr_0 of {path} is damaged or no numpy array: {error}") from error
-    if dtype.hasobject:
-        raise ImageError(
-            f"arr_0 of {path} holds pickled objects, which may run code when read; they are "
-            "refused: store the images as one uint8 array"
-        )
-    if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or fortran:
-        order = " in Fortran order" if fortran else ""
-        raise ImageError(
-            f"arr_0 of {path} is {dtype} {shape}{order}; images are uint8 (N, H, W, 3) or "
-            "(N, H, W, 1) in C order, 0 to 255"
-        )
-    return shape
-
-
-def _image_files(path: Path) -> Iterable[Path]:
-    return (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-
-
-def _kind(file: Path) -> tuple[int, int, int]:
-    """Height, width and channels, from the head of a file."""
-    try:
-        with Image.open(file) as image:
-            mode, (width, height) = image.mode, image.size
-    except OSError as error:
-        raise ImageError(f"{file} cannot be read as an image: {error}") from error
-    if mode not in _CHANNELS:
-        raise ImageError(f"{file} is an image of mode {mode}; images are 8-bit RGB or gray (L)")
-    return height, width, _CHANNELS[mode]
-
-
-def _said(kind: tuple[int, int, int]) -> str:
-    return "x".join(map(str, kind))
-
-
-def _decode(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError) as error:  # PIL raises both on damaged files
-        raise ImageError(f"{file} cannot be read as an image: {error}") from error
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+def _said(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))

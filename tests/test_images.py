@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval.export import write_npz, write_pngs
-from eval.images import ImageError, blocks, open_images, share
+from eval.images import FolderImages, ImageError, blocks, open_images, share, warnings
+from eval.pictures import centre_crop
 from eval.shards import ShardFolder, folder_digest
+from models.errors import InputError
 
 
 def pictures(count=23, height=6, width=5, channels=3, seed=0):
@@ -159,19 +161,19 @@ def save_pickle(path):
 @pytest.mark.parametrize(
     "save, message",
     [
-        (lambda path: np.savez(path, images=pictures()), "has no arr_0 .*; it has images"),
+        (lambda path: np.savez(path, images=pictures()), "has no arr_0; it has images"),
         (lambda path: np.savez(path, pictures().astype(np.float32)), "arr_0 .* is float32"),
         (lambda path: np.savez(path, pictures(channels=4)), r"is uint8 \(23, 6, 5, 4\)"),
         (lambda path: np.savez(path, pictures()[0]), r"is uint8 \(6, 5, 3\)"),
         (save_objects, "pickled objects.*refused"),
-        (save_text, "is no npz file, or truncated"),
-        (save_truncated, "is no npz file, or truncated"),
-        (save_pickle, "is no npz file, or truncated"),
+        (save_text, "is no npz file, truncated or damaged"),
+        (save_truncated, "is no npz file, truncated or damaged"),
+        (save_pickle, "is no npz file, truncated or damaged"),
     ],
 )
 def test_an_unfit_npz_is_refused_with_its_reason(save, message, tmp_path):
     save(tmp_path / "bad.npz")
-    with pytest.raises(ImageError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         open_images(tmp_path / "bad.npz")
     assert "bad.npz" in str(error.value)
 
@@ -181,15 +183,16 @@ def test_a_damaged_npz_is_found_when_it_is_read(tmp_path):
     data = bytearray(path.read_bytes())
     data[400] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ImageError, match="is damaged"):
+    with pytest.raises(InputError, match="images.npz is .*damaged"):
         list(blocks(open_images(path), 0, 23, 5))
+    with pytest.raises(InputError, match="images.npz is .*damaged"):
+        open_images(path).require(5)  # a part is not compared with the checksum when it is read
 
 
 @pytest.mark.parametrize(
     "image, message",
     [
-        (Image.new("RGB", (5, 7)), "mixed: .*000.png is 6x5x3, .*bad.png is 7x5x3"),
-        (Image.new("L", (5, 6)), "is 6x5x3, .*bad.png is 6x5x1"),
+        (Image.new("RGB", (5, 7)), "mixed: .*000.png is 6x5, .*bad.png is 7x5; metrics need one"),
         (Image.new("RGBA", (5, 6)), "bad.png is an image of mode RGBA"),
         (Image.new("I;16", (5, 6)), "bad.png is an image of mode I;16"),
         (b"no image", "bad.png cannot be read as an image"),
@@ -212,12 +215,190 @@ def test_a_truncated_png_is_named_when_it_is_read(tmp_path):
 
 
 def test_a_path_without_images_says_what_is_read(tmp_path):
-    for path in (tmp_path, tmp_path / "nothing", tmp_path / "nothing.npz"):
+    for path in (tmp_path / "nothing", tmp_path / "nothing.npz"):
         with pytest.raises(ImageError, match="is not a sample folder .*png.*npz"):
             open_images(path)
+    with pytest.raises(ImageError, match="samples=.* is a folder without pictures"):
+        open_images(tmp_path)
 
 
 def test_the_hash_of_shards_is_the_folders(tmp_path):
     folder = shard_folder(tmp_path / "shards", pictures())
     assert open_images(folder.path).sha256(20) == folder_digest(folder, 20)
     assert open_images(folder.path).run == {"seed": 0}
+
+
+# ---- folders as people have them ----
+
+
+def save_gray(folder, names, **options):
+    """One-colour pictures, each of its own gray."""
+    for gray, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (5, 6), 10 * gray).save(folder / name, **options)
+
+
+def grays(path):
+    images = open_images(path)
+    return [int(image[0, 0, 0]) for part in images.read(0, images.count) for image in part]
+
+
+def test_links_to_folders_and_files_are_followed(tmp_path):
+    save_gray(tmp_path / "elsewhere", ["b/0.png", "b/1.png", "2.png"])
+    folder = tmp_path / "folder"
+    save_gray(folder, ["a/0.png"])
+    (folder / "b").symlink_to(tmp_path / "elsewhere" / "b")
+    (folder / "c.png").symlink_to(tmp_path / "elsewhere" / "2.png")
+    assert grays(folder) == [0, 0, 10, 20]
+    (tmp_path / "link").symlink_to(folder)
+    assert grays(tmp_path / "link") == [0, 0, 10, 20]
+
+
+def test_a_folder_reached_twice_is_read_once_and_said(tmp_path, caplog):
+    save_gray(tmp_path, ["a/0.png", "a/b/1.png"])
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path)
+    (tmp_path / "latest").symlink_to(tmp_path / "a" / "b")
+    assert grays(tmp_path) == [0, 10]
+    assert f"{tmp_path / 'latest'} is a link to a folder that is read already" in caplog.text
+    assert "up is a link to a folder that is read already" in caplog.text
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    save_gray(tmp_path, ["a/0.png"])
+    (tmp_path / "class7").symlink_to(tmp_path / "absent")
+    with pytest.raises(ImageError, match="class7 is a link to nothing"):
+        open_images(tmp_path)
+
+
+def test_hidden_files_and_notes_are_no_samples(tmp_path):
+    save_gray(tmp_path, ["0.png", ".ipynb_checkpoints/0-checkpoint.png", "._0.png", "a/.b/1.png"])
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "Thumbs.db").write_bytes(b"")
+    assert grays(tmp_path) == [0]
+
+
+@pytest.mark.parametrize("name", ["1.npy", "1", "1.heic", "1.eps", "1.png.part"])
+def test_a_file_that_is_not_read_is_named(name, tmp_path):
+    save_gray(tmp_path, ["0.png"])
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(ImageError, match=f"/{name} is no picture that is read here"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpe", "tif", "TIFF", "webp", "ppm"])
+def test_other_formats_are_read_beside_png(suffix, tmp_path):
+    options = {"lossless": True} if suffix == "webp" else {}
+    save_gray(tmp_path, [f"1.{suffix}"], **options)
+    save_gray(tmp_path, ["0.png"])
+    assert open_images(tmp_path).count == len(grays(tmp_path)) == 2
+
+
+def test_gray_among_colour_becomes_colour_and_palettes_their_colours(tmp_path):
+    image = pictures(1)[0]
+    Image.fromarray(image).save(tmp_path / "0.png")
+    Image.fromarray(image[..., 0]).save(tmp_path / "1.png")
+    Image.fromarray(image).quantize(256).save(tmp_path / "2.png")
+    Image.fromarray(image[..., 0] > 99).save(tmp_path / "3.png")
+    (found,) = blocks(open_images(tmp_path), 0, 4, 4)
+    assert np.array_equal(found[0], image) and np.array_equal(found[2], image)
+    assert np.array_equal(found[1], image[..., :1].repeat(3, 2))
+    assert np.array_equal(found[3], 255 * (image[..., :1] > 99).repeat(3, 2))
+
+
+def test_several_pictures_in_one_file_are_refused(tmp_path):
+    frames = [Image.new("L", (5, 6), gray) for gray in (0, 99)]
+    for name in ("a.gif", "a.webp", "a.png", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(ImageError, match=f"{name} has 2 pictures"):
+            open_images(tmp_path)
+        (tmp_path / name).unlink()
+
+
+def test_transparent_colours_are_refused(tmp_path):
+    Image.new("P", (5, 6)).save(tmp_path / "a.png", transparency=0)
+    with pytest.raises(ImageError, match="a.png is an image of mode P with transparency"):
+        open_images(tmp_path)
+
+
+# ---- references from one's own pictures ----
+
+
+def slow_centre_crop(pixels, size):
+    """As guided-diffusion says it: halve by 2x2 means, resize bicubically, cut the middle."""
+    image = Image.fromarray(pixels)
+    while min(*image.size) >= 2 * size:
+        image = image.resize(tuple(x // 2 for x in image.size), resample=Image.BOX)
+    scale = size / min(*image.size)
+    image = image.resize(tuple(round(x * scale) for x in image.size), resample=Image.BICUBIC)
+    array = np.array(image)
+    top, left = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
+    return array[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (9, 30), (37, 16), (70, 65), (5, 4), (16, 33)])
+def test_the_middle_is_cut_and_resized_as_in_adms_references(height, width):
+    pixels = pictures(1, height, width)[0]
+    found = centre_crop(Image.fromarray(pixels), 8)
+    assert found.shape == (8, 8, 3)
+    assert np.array_equal(found, slow_centre_crop(pixels, 8))
+
+
+def test_halving_is_by_means_of_four():
+    pixels = pictures(1, 16, 16)[0].astype(float)
+    means = pixels.reshape(8, 2, 8, 2, 3).mean((1, 3))
+    found = centre_crop(Image.fromarray(pixels.astype(np.uint8)), 8)
+    assert np.abs(found - means).max() <= 1  # rounded along either axis
+
+
+def test_pictures_of_all_sizes_and_modes_become_one(tmp_path):
+    image = pictures(1, 20, 30)[0]
+    modes = ["RGB", "L", "RGBA", "CMYK", "P", "1", "LA"]
+    for i, mode in enumerate(modes):
+        suffix = "tif" if mode == "CMYK" else "png"
+        Image.fromarray(image[: 20 - i]).convert(mode).save(tmp_path / f"{i}.{suffix}")
+    images = FolderImages(tmp_path, resize=8)
+    (found,) = blocks(images, 0, 7, 7)
+    assert found.shape == (7, 8, 8, 3) and found.dtype == np.uint8
+    assert np.array_equal(found[0], slow_centre_crop(image, 8))
+    assert images.turned == 0
+
+
+def test_pictures_are_turned_as_exif_says_if_it_is_asked_for(tmp_path):
+    image = pictures(1, 8, 12)[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(image).save(tmp_path / "0.png", exif=exif)
+    Image.fromarray(image).save(tmp_path / "1.png")
+    for upright in (False, True):
+        images = FolderImages(tmp_path, resize=8, upright=upright)
+        assert images.turned == 1
+        (found,) = blocks(images, 0, 2, 2)
+        assert np.array_equal(found[1], image[:, 2:10])
+        expected = np.rot90(image, -1)[2:10] if upright else image[:, 2:10]
+        assert np.array_equal(found[0], expected)
+
+
+# ---- what is doubtful is said ----
+
+
+def test_a_part_of_images_that_lie_class_by_class_is_said(tmp_path):
+    save_gray(tmp_path, [f"class{c}/{i}.png" for c in range(5) for i in range(4)])
+    images = open_images(tmp_path)
+    assert warnings(images, 20, chunk=None) == warnings(images, 20, chunk=20) == []
+    (found,) = warnings(images, 10, chunk=20)
+    assert "the first 10 of 20 images are of 3 of 5 classes" in found
+    (found,) = warnings(images, 20, chunk=8)
+    assert "eval.chunk=8 images, one of them with 1 of 5 classes" in found
+    assert len(warnings(images, 10, chunk=8)) == 2
+
+
+def test_labels_of_an_npz_tell_whether_it_lies_class_by_class(tmp_path):
+    images, labels = pictures(20), np.arange(20) // 4
+    np.savez(tmp_path / "sorted.npz", images, labels)
+    np.savez(tmp_path / "mixed.npz", images, labels[::-1] % 3)
+    np.savez(tmp_path / "one.npz", images, 0 * labels)
+    np.savez(tmp_path / "none.npz", images)
+    np.savez(tmp_path / "other.npz", images, labels[:7])
+    assert len(warnings(open_images(tmp_path / "sorted.npz"), 10, chunk=5)) == 2
+    for name in ("mixed", "one", "none", "other"):
+        assert warnings(open_images(tmp_path / f"{name}.npz"), 10, chunk=5) == []

@@ -1,7 +1,6 @@
 """Sample folders as others read them: ADM's npz and folders of PNG files."""
 
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.checkpoint import replacing
+from models.files import beside, replacing
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 
@@ -43,7 +42,7 @@ def write_pngs(path: str | Path, batches: Batches) -> None:
     The folder appears when it is whole.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     temporary.mkdir(parents=True)
     try:
         names = []
@@ -56,5 +55,5 @@ def write_pngs(path: str | Path, batches: Batches) -> None:
         (temporary / "dataset.json").write_text(json.dumps({"labels": names}))
         temporary.rename(path)
     except BaseException:
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise

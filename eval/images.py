@@ -207,7 +207,8 @@ class FolderImages:
             (first, one), (second, other), *_ = sizes.items()
             raise ImageError(
                 f"images below {self.path} are mixed: {one} is {_said(first)}, {other} is "
-                f"{_said(second)}; metrics need one size"
+                f"{_said(second)}; metrics need one size (scripts.reference with images.resize "
+                "makes a reference of pictures of all sizes)"
             )
         return max(channels for _, _, channels in kinds)
 

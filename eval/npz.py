@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from models.errors import InputError
+from models.files import is_web_page
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -113,7 +114,12 @@ class Npz:
             yield
         except (InputError, FileNotFoundError, PermissionError):
             raise
-        except zipfile.BadZipFile as error:
-            raise NpzError(f"{self.name} is no npz file, truncated or damaged: {error}") from error
         except Exception as error:
-            raise NpzError(f"{self.name} is damaged: {type(error).__name__}: {error}") from error
+            if isinstance(self.file, str | Path) and is_web_page(self.file):
+                raise NpzError(
+                    f"{self.name} is a web page, no npz file: the host answered with a page of its "
+                    "own; delete it and download it again"
+                ) from error
+            raise NpzError(
+                f"{self.name} is no npz file, truncated or damaged: {error}; get another copy"
+            ) from error

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from models.checkpoint import write_atomically
 from models.errors import InputError
+from models.files import create_exclusively, read_json
 
 
 def content_hash(content: dict) -> str:
@@ -17,6 +17,8 @@ def content_hash(content: dict) -> str:
 
 class ResultStore:
     """One JSON file per record, named by the hash of its ``run`` and ``protocol``.
+
+    The file also has a checksum of the record, ``sha256``.
 
     Args:
         folder: where the files are.
@@ -30,9 +32,13 @@ class ResultStore:
         return self.folder / f"{name}.json"
 
     def get(self, run: dict, protocol: dict) -> dict | None:
-        """The record of that run under that protocol, or None."""
+        """The record of that run under that protocol, or None.
+
+        Raises:
+            InputError: if it is damaged.
+        """
         path = self.path(run, protocol)
-        return json.loads(path.read_text()) if path.is_file() else None
+        return _read(path, required=True) if path.is_file() else None
 
     def add(self, record: dict) -> Path:
         """Store a record; an existing one is never changed.
@@ -41,18 +47,58 @@ class ResultStore:
             record: holds ``run`` and ``protocol``, and whatever was measured.
 
         Raises:
+            ValueError: if it holds NaN or an infinity, which no record may.
             FileExistsError: if there is one of the same run and protocol.
         """
         path = self.path(record["run"], record["protocol"])
-        if path.exists():
+        content = {**record, "sha256": _digest(record)}
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        if not create_exclusively(path, text.encode()):
             raise FileExistsError(f"{path} exists; records are immutable")
-        write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
         return path
 
     def all(self) -> Iterator[dict]:
-        """Every record, sorted by name."""
+        """Every record, sorted by name; JSON files of others are left out.
+
+        Raises:
+            InputError: if one is damaged.
+        """
         for path in sorted(self.folder.glob("*.json")):
-            yield json.loads(path.read_text())
+            record = _read(path)
+            if record is not None:
+                yield record
+
+
+def _digest(record: dict) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, required: bool = False) -> dict | None:
+    """The record in a file; None if it is not one of ours and need not be."""
+    record = read_json(path)
+    ours = isinstance(record, dict) and {"run", "protocol", "metrics"} <= record.keys()
+    if not ours and not required:
+        return None
+    if not ours or not _true(record, path.stem):
+        raise InputError(
+            f"{path} is damaged or was changed: it is not what its name and its sha256 say; "
+            "records are immutable, restore it or move it away"
+        )
+    return record
+
+
+def _true(record: dict, name: str) -> bool:
+    """Whether a record is as it was stored; its checksum is taken out."""
+    parts = [record[key] for key in ("run", "protocol", "metrics")]
+    # The first records have no checksum; without one there is nothing but what they had.
+    known = record.keys() <= {"run", "protocol", "metrics", "cost", "provenance"}
+    digest = record.pop("sha256", None)
+    return (
+        all(isinstance(part, dict) for part in parts)
+        and content_hash({"run": parts[0], "protocol": parts[1]}) == name
+        and all(type(value) in (int, float) for value in parts[2].values())
+        and (known if digest is None else digest == _digest(record))
+    )
 
 
 def conditions(record: dict) -> dict[str, object]:

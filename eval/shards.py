@@ -335,7 +335,7 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray, int, str | None]:
     try:
         found = {name: file.read(name) for name in file.names()}
     except NpzError as error:
-        raise ShardError(str(error)) from error
+        raise ShardError(f"{path} is damaged: {error.__cause__ or error}") from error
     try:
         images, labels, digest = found["images"], found["labels"], str(found["sha256"])
         start, run = int(found["start"]), str(found["run"]) if "run" in found else None

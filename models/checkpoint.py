@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.errors import InputError
-from models.files import replacing, sha256_of, write_atomically
+from models.files import read_json, replacing, sha256_of, write_atomically
 from models.pickles import Foreign, read_pickle
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
@@ -57,6 +58,33 @@ def save_tensors(tensors: dict[str, Tensor], path: str | Path, provenance: dict)
 def record_path(path: str | Path) -> Path:
     """Where the provenance record of a file is."""
     return Path(path).with_suffix(".json")
+
+
+def provenance(path: str | Path) -> dict | None:
+    """The provenance record of a file, which has its ``sha256``.
+
+    None if there is none. JSON that others keep beside weights, such as a network's sizes, is none,
+    and neither is the record of a file of the same stem and another suffix.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    record = record_path(path)
+    if not record.is_file():
+        return None
+    try:
+        content = read_json(record)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(content, dict) or "sha256" not in content:
+        return None
+    file = str(content.get("file", Path(path).name))
+    if not re.fullmatch("[0-9a-f]{64}", str(content["sha256"])):
+        raise CheckpointError(
+            f"{record} is damaged: its sha256 is none; restore it, or move it away to use "
+            f"{Path(path).name} unchecked"
+        )
+    return content if Path(file).suffix == Path(path).suffix else None
 
 
 def load_checkpoint(
@@ -120,12 +148,12 @@ def recorded_sha256(path: str | Path) -> str:
     """
     path = weights_file(path)
     actual = sha256_of(path)
-    record = record_path(path)
-    expected = json.loads(record.read_text())["sha256"] if record.is_file() else actual
+    expected = (provenance(path) or {}).get("sha256", actual)
     if actual != expected:
         raise CheckpointError(
             f"checkpoint {path} is damaged or was changed: its SHA-256 is {actual[:16]}..., "
-            f"{record.name} says {expected[:16]}...; restore the file (git checkout, or download)"
+            f"{record_path(path).name} says {expected[:16]}...; restore the file (git checkout, or "
+            "download)"
         )
     return actual
 

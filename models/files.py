@@ -76,8 +76,13 @@ def create_exclusively(path: Path, data: bytes) -> bool:
         with where_known():
             os.link(temporary, path)
             return True
-        with open(path, "xb", buffering=0) as file:
-            file.write(data)
+        with open(path, "xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
         return True
     except FileExistsError:
         return False
@@ -128,6 +133,13 @@ def read_json(path: str | Path) -> object:
         raise InputError(
             f"{path} is damaged, it is no JSON ({error}); restore it or move it away"
         ) from error
+
+
+def is_web_page(path: str | Path) -> bool:
+    """Whether a file is what a host sends in place of it, such as Google Drive's quota notice."""
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    return start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
 
 
 def _no_number(constant: str) -> None:

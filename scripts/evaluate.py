@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
+import math
 import platform
 import sys
 import time
@@ -20,7 +21,8 @@ from tqdm import tqdm
 
 from eval import metrics
 from eval.features import create_extractor, extract, find_weights, known_metrics
-from eval.images import Images, ShardImages, blocks, open_images, share
+from eval.images import Images, ShardImages, blocks, open_images, share, warnings
+from eval.npz import Npz
 from eval.reference import (
     Reference,
     check_extractor,
@@ -30,8 +32,9 @@ from eval.reference import (
 )
 from eval.results import ResultStore, content_hash
 from eval.shards import ShardFolder
-from models.checkpoint import recorded_sha256, sha256_of
+from models.checkpoint import recorded_sha256
 from models.errors import InputError
+from models.files import check_writable, sha256_of
 from scripts import launch
 from scripts.cli import command
 from scripts.tracking import check_tracking
@@ -51,12 +54,18 @@ def main(config: DictConfig) -> None:
         raise InputError("samples is not set; give the folder that scripts.sample made")
     check_tracking(config.wandb)
     device = launch.start()
+    check_writable(config.runs, "runs")
     images = open_images(config.samples)
-    num_images = config.num_images or launch.from_main(lambda: images.count)
+    count = launch.from_main(lambda: images.count)
+    num_images = count if config.num_images is None else config.num_images
     evaluator = Evaluator(OmegaConf.merge(config.eval, {"reference": config.reference}), device)
+    evaluator.check(images, num_images)
     store = ResultStore(Path(config.runs) / "records")
     record = evaluator.record(images, num_images, store)
     log.info("record %s", store.path(record["run"], record["protocol"]))
+    log.info("%d of the %d images of %s", num_images, count, images.path)
+    for text in warnings(images, num_images, evaluator.chunk):
+        log.warning("warning: %s", text)
     for name, value in record["metrics"].items():
         log.info("%-10s %.4f", name, value)
     if launch.is_main() and config.wandb.mode != "disabled":
@@ -94,12 +103,26 @@ class Evaluator:
             self._open_reference()
         self.extractor = create_extractor(evaluation.extractor, weights, device)
 
+    @property
+    def chunk(self) -> int | None:
+        """Images in a chunk of the Inception Score, if that is wanted."""
+        return self.config.chunk if "is" in self.config.metrics else None
+
     def _open_reference(self) -> None:
         is_npz = self.path.suffix == ".npz" and self.path.is_file()
         self.moments = read_stored_moments(self.path) if is_npz else {}
         pictures = [m for m in self.config.metrics if not self._has_moments(m)]
+        if self.moments and pictures and "arr_0" not in Npz(self.path).names():
+            raise InputError(
+                f"reference={self.path} has moments but no images (arr_0), which "
+                f"{', '.join(pictures)} need; leave them out of eval.metrics, or take another"
+            )
         if pictures or not self.moments:
             self.images = open_images(self.path, "reference")
+            few = self._too_few(self.images.count, pictures)
+            if few:
+                raise InputError(f"reference={self.path} has {self.images.count} images: {few}")
+            launch.from_main(lambda: self.images.require(self.images.count))
             self.reference_sha256 = launch.from_main(lambda: self.images.sha256(self.images.count))
         else:
             self.reference_sha256 = launch.from_main(lambda: sha256_of(self.path))
@@ -119,6 +142,7 @@ class Evaluator:
         key = {"reference": self.reference_sha256, "extractor": self.weights_sha256}
         file = Path(self.config.cache) / f"{content_hash(key)}.safetensors"
         if not launch.from_main(file.is_file):
+            check_writable(self.config.cache, "eval.cache")
             kinds = [k for k in self.extractor.get_requested_features_list() if k != "logits"]
             count = self.images.count
             found = extract_shared(
@@ -165,6 +189,8 @@ class Evaluator:
         """
         if isinstance(images, ShardFolder):
             images = ShardImages(images)
+        self.check(images, num_images)
+        launch.from_main(lambda: images.require(num_images))
         protocol = self.protocol(num_images)
         run = images.run or {"images_sha256": launch.from_main(lambda: images.sha256(num_images))}
         stored = launch.from_main(lambda: store.get(run, protocol))
@@ -196,8 +222,17 @@ class Evaluator:
                     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 },
             }
-            with contextlib.suppress(FileExistsError):  # another sweep was faster
-                store.add(record)
+            if doubts := warnings(images, num_images, self.chunk):
+                record["provenance"]["warnings"] = doubts
+            try:
+                with contextlib.suppress(FileExistsError):  # another sweep was faster
+                    store.add(record)
+            except OSError as error:
+                numbers = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+                raise InputError(
+                    f"the record of {images.path} cannot be stored in {store.folder} "
+                    f"({error.strerror}); make room and evaluate again. It is: {numbers}"
+                ) from error
         return launch.from_main(lambda: store.get(run, protocol))
 
     def measure(self, images: Images, num_images: int) -> dict[str, float] | None:
@@ -206,7 +241,7 @@ class Evaluator:
         To be called by all ranks.
         """
         if launch.is_main():
-            self._check(images, num_images)
+            self.check(images, num_images)
         reference = self.reference
         if launch.is_main():
             self._check_dimensions(images, reference)
@@ -218,7 +253,7 @@ class Evaluator:
         if "features" in found:
             found["features"] = found["features"].to(self.device)
         features = reference.features
-        return metrics.compute(
+        values = metrics.compute(
             list(self.config.metrics),
             found,
             reference.moments,
@@ -228,18 +263,41 @@ class Evaluator:
             self.config.distances,
             self.config.rows,
         )
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise InputError(
+                    f"{name} of {num_images} images of {images.path} against reference="
+                    f"{self.path} is {value}: it cannot be computed from them"
+                )
+        return values
 
-    def _check(self, images: Images, num_images: int) -> None:
+    def check(self, images: Images, num_images: int) -> None:
+        """Make sure that ``num_images`` are no more than there are to be, and enough.
+
+        Raises:
+            InputError: if they are not.
+        """
         if not 1 <= num_images <= images.count:
             raise InputError(
-                f"num_images={num_images}, but there are {images.count} whole images in "
-                f"{images.path}; ask for as many, or sample more"
+                f"num_images={num_images}, but there are {images.count} images in {images.path}; "
+                "ask for as many, or sample more"
             )
-        few = {"precision", "recall"} & set(self.config.metrics)
-        if few and num_images <= self.config.neighbours:
-            raise InputError(
-                f"num_images={num_images} are too few for eval.neighbours={self.config.neighbours}"
+        few = self._too_few(num_images, self.config.metrics)
+        if few:
+            raise InputError(f"num_images={num_images} of samples={images.path}: {few}")
+
+    def _too_few(self, count: int, wanted: Sequence[str]) -> str | None:
+        """Why ``count`` images, of samples or of the reference, are too few for ``wanted``."""
+        near = sorted({"precision", "recall"} & set(wanted))
+        if near and count <= self.config.neighbours:
+            return (
+                f"too few for {', '.join(near)} with eval.neighbours={self.config.neighbours}; "
+                "give more"
             )
+        spread = [name for name in wanted if name not in ("is", "precision", "recall")]
+        if spread and count < 2:
+            return f"too few for {', '.join(spread)}, which need 2 at least; give more"
+        return None
 
     def _check_dimensions(self, images: Images, reference: Reference) -> None:
         """Refuse a reference that does not fit, by the features of one image."""
@@ -253,6 +311,9 @@ class Evaluator:
             known = reference.moments.get(kind) if frechet else reference.features
             if known is None:
                 raise InputError(f"reference={self.path} has nothing to compute {name} with")
+            few = None if frechet else self._too_few(len(known), [name])
+            if few:
+                raise InputError(f"reference={self.path} has features of {len(known)}: {few}")
             expected = len(known.mean) if frechet else known.shape[1]
             if found[kind].shape[1] != expected:
                 raise InputError(
@@ -301,7 +362,8 @@ def sampling_time(images: Images) -> dict:
     trajectories shared their beginnings with another run's say nothing of the time of this one.
     """
     timings = images.folder.timings() if isinstance(images, ShardImages) else []
-    timings = [t for t in timings if not t.get("nfe_saved")]
+    facts = {"seconds", "images", "batch_size", "device"}
+    timings = [t for t in timings if facts <= t.keys() and t["images"] and not t.get("nfe_saved")]
     if not timings:
         return {}
     per_image = sorted(1000 * t["seconds"] / t["images"] for t in timings)

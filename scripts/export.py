@@ -12,6 +12,7 @@ from tqdm import tqdm
 from eval.export import write_npz, write_pngs
 from eval.shards import open_folder
 from models.errors import InputError
+from models.files import check_writable, writing
 from scripts.cli import command
 
 log = logging.getLogger("export")
@@ -27,15 +28,22 @@ def main(config: DictConfig) -> None:
     folder, target = open_folder(config.samples), Path(config.target)
     if target.exists():
         raise InputError(f"target={target} exists; remove it or choose another")
-    count = config.num_images or folder.count()
-    if count < 1:
-        raise InputError(f"samples={config.samples} has no images; run scripts.sample first")
+    there = folder.count()
+    count = there if config.num_images is None else config.num_images
+    if not 1 <= count <= there:
+        raise InputError(
+            f"num_images={count}, but there are {there} images in samples={config.samples}; ask "
+            "for as many, or sample more"
+        )
+    check_writable(target.parent, "target")
+    folder.require(count)
     batches = tqdm(folder.batches(count), desc="export", unit="shard")
-    if target.suffix == ".npz":
-        write_npz(target, batches, count)
-    else:
-        write_pngs(target, batches)
-    log.info("%d images: %s", count, target)
+    with writing(target, "target"):
+        if target.suffix == ".npz":
+            write_npz(target, batches, count)
+        else:
+            write_pngs(target, batches)
+    log.info("%d of the %d images: %s", count, there, target)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,27 @@
-"""Make a reference file of real images: ``python -m scripts.reference [images=PATH]``."""
+"""Make a reference file of real images: ``python -m scripts.reference [images=PATH]``.
+
+``images=PATH images.resize=256`` takes a folder of pictures of all sizes and modes, such as one's
+own ImageNet, and brings them to one size as ADM's references were made.
+"""
 
 if not __package__:
     import as_module  # noqa: F401  says how to start it, and exits
 
 import logging
+import re
+import sys
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from eval.datasets import open_dataset
 from eval.features import create_extractor, find_weights
-from eval.images import open_images
+from eval.images import FolderImages, Images, open_images, warnings
 from eval.reference import save_reference
 from models.checkpoint import recorded_sha256
 from models.errors import InputError
+from models.files import check_writable
 from scripts import launch
 from scripts.cli import command
 from scripts.evaluate import extract_shared
@@ -31,31 +39,73 @@ def main(config: DictConfig) -> None:
     if not str(config.reference).endswith(".safetensors"):
         raise InputError(f"reference={config.reference} must be the name of a .safetensors file")
     device = launch.start()
-    if config.images is None:
+    check_writable(Path(config.reference).parent, "reference")
+    ordered = False
+    if config.images.path is None:
         images = open_dataset(config.eval.data, "train", **config.data)
-        data, data_sha256 = f"{config.eval.data}, training split", images.sha256
+        data = {"data": f"{config.eval.data}, training split", "data_sha256": images.sha256}
     else:
-        images, data = open_images(config.images, "images"), config.images
-        data_sha256 = launch.from_main(lambda: images.sha256(images.count))
+        images, data = own_images(config.images)
+        launch.from_main(lambda: images.require(images.count))
+        data["data_sha256"] = launch.from_main(lambda: images.sha256(images.count))
+        ordered = bool(warnings(images, min(config.num_features, images.count), chunk=None))
     weights = find_weights(config.eval.weights, config.eval.url)
     extractor = create_extractor(config.eval.extractor, weights, device)
     kinds = [kind for kind in extractor.get_requested_features_list() if kind != "logits"]
     found = extract_shared(extractor, images, images.count, config.eval.batch_size, kinds)
     if not launch.is_main():
         return
-    provenance = {
-        "data": data,
-        "data_sha256": data_sha256,
+    facts = {
+        **data,
         "extractor": config.eval.extractor,
         "extractor_sha256": recorded_sha256(weights),
         "device": launch.device_name(device),
         "commit": launch.commit(),
     }
     # Float16 holds the shipped classifier's features well; others' are kept as they are.
-    dtype = torch.float16 if config.images is None else torch.float32
-    save_reference(config.reference, found, config.num_features, provenance, dtype)
+    dtype = torch.float16 if config.images.path is None else torch.float32
+    save_reference(config.reference, found, config.num_features, facts, dtype, spread=ordered)
     log.info("reference of %d images: %s", images.count, config.reference)
 
 
+def own_images(config: DictConfig) -> tuple[Images, dict]:
+    """The user's images, and for the record what they are and how they were brought to one size.
+
+    Args:
+        config: ``images`` of ``configs/reference.yaml``.
+
+    Raises:
+        InputError: if they cannot be used.
+    """
+    path, resize, exif = config.path, config.resize, config.exif
+    if exif not in ("ignore", "apply"):
+        raise InputError(f"images.exif={exif} is unknown; known: ignore, apply")
+    if resize is None:
+        if exif == "apply":
+            raise InputError("images.exif=apply turns pictures that images.resize=SIZE reads")
+        images, facts = open_images(path, "images"), {"data": str(path)}
+    else:
+        if type(resize) is not int or resize < 1 or not Path(path).is_dir():
+            raise InputError(
+                f"images.resize={resize} of images={path} must be a size in pixels, of a folder "
+                "of pictures"
+            )
+        images = FolderImages(Path(path), resize, exif == "apply", "images")
+        facts = {"data": str(path), "resize": resize, "exif": exif, "turned_by_exif": images.turned}
+        log.info(
+            "%d images, centre-cropped and resized to %dx%d RGB; %d have an EXIF orientation "
+            "(images.exif=%s)",
+            images.count,
+            resize,
+            resize,
+            images.turned,
+            exif,
+        )
+    if images.count < 2:
+        raise InputError(f"images={path} has {images.count} images; moments need 2 at least")
+    return images, facts
+
+
 if __name__ == "__main__":
+    sys.argv = [re.sub("^images=", "images.path=", word) for word in sys.argv]
     main()

@@ -141,7 +141,7 @@ def test_evaluation_writes_one_record_of_metrics_protocol_and_cost(alone, tmp_pa
 
 def test_evaluation_of_more_images_than_there_are_is_refused(alone, tmp_path):
     message = refusal("evaluate", f"samples={alone}", f"runs={tmp_path}", "num_images=41")
-    assert "num_images=41, but there are 40 whole images" in message
+    assert "num_images=41, but there are 40 images" in message
 
 
 def test_a_sweep_records_every_point_and_skips_those_it_has(tmp_path):

@@ -1,5 +1,6 @@
 """Evaluation end to end: of folders and npz files, by any number of processes, and misused."""
 
+import errno
 import functools
 import json
 import os
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
 from eval import metrics
 from eval.export import write_pngs
@@ -19,9 +21,11 @@ from eval.features import create_extractor, extract, find_weights
 from eval.images import open_images
 from eval.reference import load_reference, save_reference
 from eval.results import ResultStore
+from eval.shards import ShardFolder
 from models.checkpoint import CheckpointError
 from models.errors import InputError
 from scripts.evaluate import Evaluator, as_batch, log_to_wandb
+from scripts.reference import own_images
 from scripts.selftest import selftest
 from tests.commands import compose, refusal
 from tests.inception import save_random_inception
@@ -248,7 +252,7 @@ def test_stored_moments_alone_do_for_fid_and_for_nothing_else(gray, tmp_path):
     values = evaluator(tmp_path, path, "eval.metrics=[fid,is]").measure(open_images(sample), 40)
     assert values["fid"] == metrics.frechet_distance(one["features"], other["features"])
     assert not (tmp_path / "c").exists()
-    with pytest.raises(InputError, match="has no arr_0 .*mu, sigma"):
+    with pytest.raises(InputError, match="has moments but no images .*precision, recall need"):
         evaluator(tmp_path, path)
 
 
@@ -289,9 +293,9 @@ def test_unfit_settings_are_refused_before_anything_is_read(gray, tmp_path, over
 def test_more_images_than_there_are_and_too_few_for_the_neighbours_are_refused(gray, tmp_path):
     (sample, reference), _ = gray
     measure = evaluator(tmp_path, reference).measure
-    with pytest.raises(InputError, match="num_images=41, but there are 40 whole images"):
+    with pytest.raises(InputError, match="num_images=41, but there are 40 images"):
         measure(open_images(sample), 41)
-    with pytest.raises(InputError, match="num_images=3 are too few for eval.neighbours=3"):
+    with pytest.raises(InputError, match="num_images=3 .*too few for precision, recall with"):
         measure(open_images(sample), 3)
 
 
@@ -307,7 +311,7 @@ def test_references_of_another_extractor_or_dimension_are_refused(gray, tmp_path
     with pytest.raises(InputError, match="are no mean .* and covariance"):
         evaluator(tmp_path, tmp_path / "s.npz")
     np.savez(tmp_path / "p.npz", mu=np.array([None]), sigma=np.zeros((4, 4)))
-    with pytest.raises(InputError, match="mu and sigma cannot be read"):
+    with pytest.raises(InputError, match="mu of .*p.npz holds pickled objects"):
         evaluator(tmp_path, tmp_path / "p.npz")
     with pytest.raises(InputError, match="reference=.*nothing is not a sample folder"):
         evaluator(tmp_path, tmp_path / "nothing")
@@ -325,6 +329,182 @@ def test_features_that_are_not_finite_are_named(gray):
     batches = torch.zeros(20, 1, 28, 28, dtype=torch.uint8).split(10)
     with pytest.raises(FloatingPointError, match="features of the 10 images after the first 0"):
         extract(extractor, batches)
+
+
+def few_pictures(path, count):
+    np.savez(path, pictures(count, 28, 1, seed=0))
+    return path
+
+
+@pytest.mark.parametrize(
+    "wanted, samples, reference, message",
+    [
+        ("kid", 1, 9, "num_images=1 of .*too few for kid, which need 2"),
+        ("fid", 1, 9, "num_images=1 of .*too few for fid"),
+        ("kid", 9, 1, "reference=.*r.npz has 1 images: too few for kid"),
+        ("fid", 9, 1, "reference=.*r.npz has 1 images: too few for fid"),
+        ("precision", 9, 3, "r.npz has 3 images: too few for precision with eval.neighbours=3"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(wanted, samples, reference, message, tmp_path):
+    there = open_images(few_pictures(tmp_path / "s.npz", samples))
+    few_pictures(tmp_path / "r.npz", reference)
+    store = ResultStore(tmp_path / "records")
+
+    def measure():
+        measuring = evaluator(tmp_path, tmp_path / "r.npz", f"eval.metrics=[{wanted}]")
+        measuring.record(there, samples, store)
+
+    with pytest.raises(InputError, match=message):
+        measure()
+    assert list(store.all()) == []
+
+
+@pytest.mark.parametrize("wanted", ["fid", "kid", "is"])
+def test_a_value_that_is_no_number_is_never_recorded(wanted, gray, tmp_path, monkeypatch):
+    name = {"fid": "frechet_distance", "kid": "kernel_distance", "is": "inception_score"}[wanted]
+    monkeypatch.setattr(metrics, name, lambda *_: float("nan"))
+    (sample, reference), _ = gray
+    store = ResultStore(tmp_path / "records")
+    measuring = evaluator(tmp_path, reference, f"eval.metrics=[{wanted}]")
+    with pytest.raises(InputError, match=f"{wanted} of 40 images .* is nan: it cannot be computed"):
+        measuring.record(open_images(sample), 40, store)
+    assert list(store.all()) == []
+
+
+def skewed(sigma):
+    sigma[0, 1] += sigma.trace()
+
+
+def negative(sigma):
+    sigma[:, 3] = sigma[3] = 0
+    sigma[3, 3] = -1
+
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda mu, sigma: mu.fill(np.nan), "mu has 128 values that are NaN or infinite"),
+        (lambda mu, sigma: sigma.__setitem__((3, 4), np.inf), "sigma has 1 values that are NaN"),
+        (lambda mu, sigma: skewed(sigma), "sigma is no covariance, it is not symmetric"),
+        (lambda mu, sigma: negative(sigma), "sigma is no covariance, some .* are negative"),
+        (lambda mu, sigma: sigma.__imul__(-1), "sigma is no covariance"),
+    ],
+)
+def test_moments_that_are_none_are_refused(harm, message, gray, tmp_path):
+    moments = metrics.moments(gray[1][1]["features"])
+    mean, covariance = moments.mean.numpy().copy(), moments.covariance.numpy().copy()
+    np.savez(tmp_path / "good.npz", mu=mean, sigma=covariance.astype(np.float32))
+    evaluator(tmp_path, tmp_path / "good.npz", "eval.metrics=[fid]")
+    harm(mean, covariance)
+    np.savez(tmp_path / "bad.npz", mu=mean, sigma=covariance)
+    with pytest.raises(InputError, match=f"reference=.*bad.npz: {message}"):
+        evaluator(tmp_path, tmp_path / "bad.npz", "eval.metrics=[fid]")
+
+
+def test_identical_images_are_a_reference(tmp_path):
+    np.savez(tmp_path / "same.npz", mu=np.ones(128), sigma=np.zeros((128, 128)))
+    evaluator(tmp_path, tmp_path / "same.npz", "eval.metrics=[fid]")
+
+
+def test_a_reference_that_is_a_web_page_or_truncated_is_named(gray, tmp_path):
+    (tmp_path / "page.npz").write_text("<!DOCTYPE html><html>quota exceeded</html>")
+    (tmp_path / "cut.npz").write_bytes(gray[0][0].read_bytes()[:-400])
+    with pytest.raises(
+        InputError, match="page.npz is a web page, no npz file: .*download it again"
+    ):
+        evaluator(tmp_path, tmp_path / "page.npz")
+    with pytest.raises(InputError, match="cut.npz is no npz file, truncated or damaged"):
+        evaluator(tmp_path, tmp_path / "cut.npz")
+
+
+def test_numbers_that_cannot_be_stored_are_said(gray, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (sample, reference), _ = gray
+    measuring = evaluator(tmp_path, reference, "eval.metrics=[is]")
+    expected = measuring.measure(open_images(sample), 40)["is"]
+    monkeypatch.setattr(ResultStore, "add", full)
+    with pytest.raises(
+        InputError, match=r"No space left on device.*make room.* It is: is \d"
+    ) as error:
+        measuring.record(open_images(sample), 40, ResultStore(tmp_path / "records"))
+    assert f"is {expected:.6g}" in str(error.value)
+
+
+def test_a_doubtful_subset_is_noted_in_the_record(gray, tmp_path):
+    images, reference = pictures(20, 28, 1, seed=0), gray[0][1]
+    np.savez(tmp_path / "sorted.npz", images, np.arange(20) // 4)
+    measuring = evaluator(tmp_path, reference, "eval.metrics=[is]", "eval.chunk=5")
+    store = ResultStore(tmp_path / "records")
+    record = measuring.record(open_images(tmp_path / "sorted.npz"), 10, store)
+    subset, chunks = record["provenance"]["warnings"]
+    assert "the first 10 of 20 images are of 3 of 5 classes" in subset
+    assert "chunks of eval.chunk=5 images" in chunks
+    whole = measuring.record(open_images(reference), 50, store)
+    assert "warnings" not in whole["provenance"]
+
+
+def test_a_run_that_lacks_images_is_not_measured(gray, tmp_path):
+    images = pictures(40, 28, 1, seed=0)
+    folder = ShardFolder(tmp_path / "samples", {"seed": 0}, 10)
+    folder.claim(40)
+    for shard in (0, 2, 3):
+        folder.write(shard, images[10 * shard : 10 * shard + 10], np.zeros(10, np.int64))
+    measuring = evaluator(tmp_path, gray[0][1], "eval.metrics=[is]")
+    store, opened = ResultStore(tmp_path / "records"), open_images(folder.path)
+    assert opened.count == 40
+    with pytest.raises(InputError, match="lacks a shard with 10 of 40 images: .*000001.npz is not"):
+        measuring.record(opened, 40, store)
+    assert measuring.record(opened, 10, store)["protocol"]["num_images"] == 10
+
+
+# ---- references of one's own pictures ----
+
+
+def make_reference(tmp_path, *overrides):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        found = compose("reference", overrides=[f"reference={tmp_path}/r.safetensors", *overrides])
+    return own_images(found.images)
+
+
+def test_pictures_of_all_sizes_are_brought_to_one_and_the_record_says_how(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for i, (size, mode) in enumerate([((40, 60), "RGB"), ((31, 29), "L"), ((90, 70), "CMYK")]):
+        if i == 2:
+            with pytest.raises(InputError, match="0.jpg is 40x60, .*1.jpg is 31x29.*images.resize"):
+                make_reference(tmp_path, f"images.path={folder}")
+        Image.fromarray(pictures(1, size, 3, i)[0]).convert(mode).save(folder / f"{i}.jpg")
+    images, facts = make_reference(tmp_path, f"images.path={folder}", "images.resize=32")
+    (found,) = images.read(0, 3)
+    assert found.shape == (3, 32, 32, 3)
+    assert facts == {"data": str(folder), "resize": 32, "exif": "ignore", "turned_by_exif": 0}
+    assert "centre-cropped and resized to 32x32 RGB; 0 have an EXIF orientation" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["images.resize=0"], "images.resize=0 of images=.* must be a size in pixels"),
+        (["images.resize=big"], "images.resize=big"),
+        (["images.exif=turn"], "images.exif=turn is unknown; known: ignore, apply"),
+        (["images.exif=apply"], "images.exif=apply turns pictures that images.resize=SIZE reads"),
+    ],
+)
+def test_unfit_ways_of_resizing_are_refused(overrides, message, colour, tmp_path):
+    with pytest.raises(InputError, match=message):
+        make_reference(tmp_path, f"images.path={colour[0]}", *overrides)
+
+
+def test_features_kept_of_images_class_by_class_are_of_all_classes(gray, tmp_path):
+    features = {"features": torch.arange(20.0)[:, None].expand(20, 128)}
+    for spread, expected in ((False, [0, 1, 2, 3]), (True, [0, 5, 10, 15])):
+        path = tmp_path / f"{spread}.safetensors"
+        save_reference(path, features, 4, {"extractor_sha256": "x"}, spread=spread)
+        assert load_reference(path).features[:, 0].tolist() == expected
 
 
 def published(gray, tmp_path, **expected):

@@ -82,6 +82,48 @@ def test_all_records_come_sorted_by_name_and_unfinished_files_are_none(tmp_path)
     assert list(store.all()) == by_name
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_record_holds_nan_or_an_infinity(tmp_path, value):
+    store = ResultStore(tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.add(record(fid=value))
+    assert list(tmp_path.iterdir()) == []
+    path = store.path(RUN, PROTOCOL)
+    path.write_text(json.dumps(record(fid=value)))  # as before
+    for read in (lambda: store.get(RUN, PROTOCOL), lambda: list(store.all())):
+        with pytest.raises(InputError, match=f"{path.name} is damaged, .*which is no number"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: "",
+        lambda text: text[:-4],
+        lambda text: text.replace("9.5", "9.4"),
+        lambda text: text.replace('"seed": 0', '"seed": 1'),
+        lambda text: text.replace("sha256", "sha257"),
+        lambda text: text.replace("9.5", '"9.5"'),
+    ],
+)
+def test_a_record_that_was_damaged_or_changed_is_named(tmp_path, harm):
+    store = ResultStore(tmp_path)
+    path = store.add(record(fid=9.5))
+    path.write_text(harm(path.read_text()))
+    for read in (lambda: store.get(RUN, PROTOCOL), lambda: list(store.all())):
+        with pytest.raises(InputError, match=f"{path.name} is damaged"):
+            read()
+
+
+def test_a_json_of_others_is_no_record_and_a_record_of_before_needs_no_checksum(tmp_path):
+    store = ResultStore(tmp_path)
+    (tmp_path / "theirs.json").write_text('{"learning_rate": 0.1}')
+    (tmp_path / "list.json").write_text("[1, 2]")
+    store.path(RUN, PROTOCOL).write_text(json.dumps(record(fid=9.5)))
+    assert list(store.all()) == [record(fid=9.5)]
+    assert store.get(RUN, PROTOCOL) == record(fid=9.5)
+
+
 SAMPLED = {
     "weights": {"S": "1a", "XL": "2b", "first-stage": "3c"},
     "allocation": "S*2+XL*3",

@@ -1,6 +1,7 @@
 """Loading and saving of weights: never unpickled unsafely, never half written."""
 
 import argparse
+import hashlib
 import json
 import re
 import zipfile
@@ -12,9 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.averages import Source, choose, rename
 from models.errors import InputError
-from models.files import read_json, replacing, sha256_of, write_atomically
-from models.pickles import Foreign, read_pickle
+from models.files import (
+    check_zip,
+    is_web_page,
+    read_json,
+    replacing,
+    sha256_of,
+    write_atomically,
+)
+from models.pickles import read_pickle
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 # Floating-point types as safetensors names them.
@@ -24,6 +33,13 @@ _FLOATING = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+
+
+# What compilers and wrappers put into the names of what they wrap.
+_WRAPPERS = re.compile(
+    r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module"
+    r"|_forward_module|_module|module)\."
+)
 
 
 class CheckpointError(InputError):
@@ -89,18 +105,22 @@ def provenance(path: str | Path) -> dict | None:
 
 def load_checkpoint(
     module: nn.Module, path: str | Path, ema: bool = True, device: torch.device | str | None = None
-) -> None:
+) -> Source:
     """Load weights into ``module``, in place; they are cast to its dtypes.
 
     A module built on the meta device gets its storage here, entry by entry: no second copy is made.
 
     Args:
         path: ``.safetensors``, or ``.pt`` / ``.pth`` / ``.ckpt`` / ``.bin`` holding a state dict,
-            or a folder of diffusers. If a provenance record ``<stem>.json`` lies beside the file,
-            the file's SHA-256 is checked against it. The names may be those of any layout that
-            the module's ``native_state`` knows, with a prefix such as ``module.`` before all.
+            or an index of several such files, or a folder of diffusers. If a provenance record
+            ``<stem>.json`` lies beside a file, its SHA-256 is checked against it. The names may be
+            those of any layout that the module's ``native_state`` knows, with what wrappers add
+            anywhere, and a prefix such as ``module.`` before all.
         ema: take the averaged weights where the file has both.
         device: where a module on the meta device goes; default: CPU.
+
+    Returns:
+        Under which key of the file the weights were, and whether it is one of averages.
 
     Raises:
         CheckpointError: if the file is missing, damaged, fails its checksum, holds another
@@ -111,42 +131,85 @@ def load_checkpoint(
     expected = module.state_dict()
     on_meta = any(value.is_meta for value in expected.values())
     dtype = next((v.dtype for v in expected.values() if v.is_floating_point()), None)
-    state = read_tensors(path, ema, dtype, (device or "cpu") if on_meta else "cpu")
-    state = _without_prefix(state, next(iter(expected)))
+    state, source = _read(path, ema, dtype, (device or "cpu") if on_meta else "cpu")
+    state = _without_prefix(_without_wrappers(state, path), next(iter(expected)))
     if hasattr(module, "native_state"):
         try:
             state = module.native_state(state)
-        except ValueError as error:
+        except InputError as error:
             raise CheckpointError(f"checkpoint {path} cannot be converted: {error}") from error
     _check_architecture(expected, state, path)
     module.load_state_dict(state, assign=on_meta)
+    return source
 
 
-def weights_file(path: str | Path) -> Path:
-    """The file of weights that ``path`` is, or that a folder of diffusers holds.
+def weights_files(path: str | Path) -> dict[Path, list[str] | None]:
+    """The files of weights that ``path`` is, names in an index, or holds as a folder of diffusers.
+
+    Returns:
+        file -> the weights that an index says it has, or None without an index.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if there are none, or an index is damaged or names files that are missing.
     """
     path = Path(path)
     if path.is_dir():
         names = [f"diffusion_pytorch_model.{suffix}" for suffix in ("safetensors", "bin")]
-        for file in (path / name for name in names):
-            if file.is_file():
-                return file
-        raise CheckpointError(f"folder {path} holds no weights: neither {' nor '.join(names)}")
+        indices = sorted(path.glob("*.index.json"))
+        usual = [path / name for name in (*names, *(f"{name}.index.json" for name in names))]
+        there = [file for file in usual if file.is_file()] or indices
+        if not there or (len(there) > 1 and there == indices):
+            found = ", ".join(sorted(file.name for file in path.iterdir())[:10]) or "nothing"
+            raise CheckpointError(
+                f"folder {path} holds no weights: neither {' nor '.join(names)}, nor one index of "
+                f"several files (*.index.json); it has {found}"
+            )
+        path = there[0]
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    return path
+        broken = f", it is a link to {path.readlink()}, which is gone" if path.is_symlink() else ""
+        raise CheckpointError(f"checkpoint {path} does not exist{broken}")
+    if path.name.endswith(".index.json"):
+        return _indexed(path)
+    return {path: None}
+
+
+def _indexed(index: Path) -> dict[Path, list[str] | None]:
+    try:
+        content = read_json(index)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
+    placed = content.get("weight_map") if isinstance(content, dict) else None
+    # A plain name: an index from outside has no business in other folders.
+    if (
+        not isinstance(placed, dict)
+        or not placed
+        or any(type(name) is not str or Path(name).name != name for name in placed.values())
+    ):
+        raise CheckpointError(f"{index} is no index: its weight_map must give each weight a file")
+    files: dict[Path, list[str] | None] = {}
+    for weight, name in sorted(placed.items(), key=lambda pair: pair[1]):
+        files.setdefault(index.parent / name, []).append(weight)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"checkpoint {index} lacks {', '.join(missing)}; get them as well")
+    return files
 
 
 def recorded_sha256(path: str | Path) -> str:
     """SHA-256 of a checkpoint, checked against the provenance record beside it if there is one.
 
+    Of several files it is the hash of theirs.
+
     Raises:
-        CheckpointError: if the file is missing or differs from its record.
+        CheckpointError: if a file is missing or differs from its record.
     """
-    path = weights_file(path)
+    hashes = {file.name: _recorded(file) for file in weights_files(path)}
+    if len(hashes) == 1:
+        return hashes.popitem()[1]
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _recorded(path: Path) -> str:
     actual = sha256_of(path)
     expected = (provenance(path) or {}).get("sha256", actual)
     if actual != expected:
@@ -167,9 +230,8 @@ def read_tensors(
     """The tensors of a checkpoint file, checked against its provenance record if there is one.
 
     Args:
-        path: see ``load_checkpoint``; a state dict may lie under ``ema``, ``state_dict`` (with
-            Lightning's ``model_ema.*`` beside it) or ``model``. Pickles are read with
-            ``weights_only`` or, if they name foreign classes, by ``models.pickles``.
+        path: see ``load_checkpoint``; which state dict of a file, ``models.averages`` says. Pickles
+            are read with ``weights_only`` or, if they name foreign classes, by ``models.pickles``.
         ema: take the averaged weights where the file has both.
         dtype: cast floating-point tensors to it, one by one; they must be finite then.
         device: where the tensors go.
@@ -177,10 +239,26 @@ def read_tensors(
     Raises:
         CheckpointError: if it is missing, damaged, or no state dict.
     """
-    path = weights_file(path)
-    with open(path, "rb") as file:
-        start = file.read(64).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    return _read(path, ema, dtype, device)[0]
+
+
+def _read(path: str | Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor], Source]:
+    files = weights_files(path)
+    state, source = {}, Source(None, None)
+    for file, names in files.items():
+        part, source = _read_file(file, ema, dtype, device)
+        missing = [name for name in names or () if name not in part]
+        if missing:
+            raise CheckpointError(
+                f"checkpoint {file} lacks {missing[0]} and {len(missing) - 1} more that its index "
+                "says it has; get another copy"
+            )
+        state |= part if names is None else {name: part[name] for name in names}
+    return state, source
+
+
+def _read_file(path: Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor], Source]:
+    if is_web_page(path):
         raise CheckpointError(
             f"checkpoint {path} is a web page, not weights: the host answered with a page of its "
             "own (Google Drive does when a file's quota is used up); delete it and download again "
@@ -190,36 +268,62 @@ def read_tensors(
         raise CheckpointError(
             f"checkpoint {path} is of an unknown format; known: .safetensors, {', '.join(PICKLES)}"
         )
-    recorded_sha256(path)
+    _recorded(path)
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt", backend="pread") as file:
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                shapes = {
-                    name: tuple(entry.get_shape())
-                    if dtype is not None and _FLOATING.get(entry.get_dtype(), dtype) != dtype
-                    else None
-                    for name, entry in slices.items()
-                }
-                # Read, not mapped: a cast leaves nothing of the original in memory.
-                return _cast_all(shapes, file.get_tensor, dtype, device, path)
+            return _read_safetensors(path, ema, dtype, device)
+        if zipfile.is_zipfile(path) and provenance(path) is None:
+            check_zip(path)  # torch does not look at the checksums
         content = _read_pickle(path)
     except CheckpointError:
         raise
+    except InputError as error:
+        raise CheckpointError(f"checkpoint {error}") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     except Exception as error:  # pickle.UnpicklingError; a damaged pickle can raise anything
         raise CheckpointError(
             f"checkpoint {path} was refused, it is damaged or holds more than tensors: {error}"
         ) from error
-    state = _state_dict(content, ema, path)
+    try:
+        state, source = choose(content, ema)
+        names, prefix = rename(state, ema)
+    except InputError as error:
+        raise CheckpointError(f"checkpoint {path} {error}") from error
+    state = {name: state[old] for name, old in names.items()}
     shapes = {
         name: tuple(value.shape)
         if dtype is not None and value.is_floating_point() and value.dtype != dtype
         else None
         for name, value in state.items()
     }
-    return _cast_all(shapes, state.__getitem__, dtype, device, path)
+    state = _cast_all(shapes, state.__getitem__, dtype, device, path)
+    return state, _with_prefix(source, prefix)
+
+
+def _read_safetensors(path: Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor], Source]:
+    with safe_open(path, framework="pt", backend="pread") as file:
+        try:
+            names, prefix = rename(file.keys(), ema)
+        except InputError as error:
+            raise CheckpointError(f"checkpoint {path} {error}") from error
+        slices = {name: file.get_slice(old) for name, old in names.items()}
+        shapes = {
+            name: tuple(entry.get_shape())
+            if dtype is not None and _FLOATING.get(entry.get_dtype(), dtype) != dtype
+            else None
+            for name, entry in slices.items()
+        }
+        # Read, not mapped: a cast leaves nothing of the original in memory.
+        state = _cast_all(shapes, lambda name: file.get_tensor(names[name]), dtype, device, path)
+    return state, _with_prefix(Source(None, None), prefix)
+
+
+def _with_prefix(source: Source, prefix: str | None) -> Source:
+    """Where weights were whose names had a prefix of averages."""
+    if prefix is None:
+        return source
+    return Source(f"{source.key}.{prefix}" if source.key else prefix, True)
 
 
 def _cast_all(
@@ -258,41 +362,6 @@ def _read_pickle(path: Path) -> object:
         return read_pickle(path)
 
 
-def _state_dict(content: object, ema: bool, path: Path) -> dict[str, Tensor]:
-    """The state dict that a pickle is or contains."""
-    state = content
-    if isinstance(content, dict):
-        for key in ("ema", "state_dict", "model") if ema else ("model", "state_dict"):
-            if isinstance(content.get(key), dict):
-                state = content[key]
-                break
-    if not isinstance(state, dict) or not state:
-        state = {"": None}
-    for name, value in state.items():
-        if isinstance(value, Foreign):
-            raise CheckpointError(
-                f"checkpoint {path} was refused, it holds more than tensors: {name} is an object "
-                f"of {value.origin}"
-            )
-        if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise CheckpointError(
-                f"checkpoint {path} is no state dict: it must map names to tensors, by itself or "
-                "under the key ema, state_dict or model"
-            )
-    return _lightning_ema(dict(state), ema)
-
-
-def _lightning_ema(state: dict[str, Tensor], ema: bool) -> dict[str, Tensor]:
-    """Put averages in their place: ``model_ema.`` + the name below ``model.`` without its dots."""
-    averages = {name: state.pop(name) for name in list(state) if name.startswith("model_ema.")}
-    if ema:
-        for name in state:
-            average = "model_ema." + name.removeprefix("model.").replace(".", "")
-            if name.startswith("model.") and average in averages:
-                state[name] = averages[average]
-    return state
-
-
 def _place(name: str, value: Tensor, dtype: torch.dtype | None, device, path: Path) -> Tensor:
     if dtype is None or not value.is_floating_point():
         return value.to(device)
@@ -308,6 +377,16 @@ def _place(name: str, value: Tensor, dtype: torch.dtype | None, device, path: Pa
             problem = f"{name} has {bad} values that are NaN or infinite; get another copy"
         raise CheckpointError(f"checkpoint {path} cannot be used: {problem}")
     return placed
+
+
+def _without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Names without what ``torch.compile``, FSDP and checkpointing add to parts of a network."""
+    found = {_WRAPPERS.sub("", name): value for name, value in state.items()}
+    if len(found) < len(state):
+        raise CheckpointError(
+            f"checkpoint {path} has weights twice, wrapped and as they are; store one of both"
+        )
+    return found
 
 
 def _without_prefix(state: dict[str, Tensor], anchor: str) -> dict[str, Tensor]:

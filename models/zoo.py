@@ -1,6 +1,5 @@
 """Zoos: denoisers that share data, latent space and first stage, ordered by cost."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from models.checkpoint import (
     CheckpointError,
     load_checkpoint,
-    record_path,
+    provenance,
     recorded_sha256,
     sha256_of,
 )
@@ -54,9 +53,7 @@ class PublishedFile:
     ema: bool = True
 
     def expected_sha256(self) -> str | None:
-        record = record_path(self.path)
-        recorded = json.loads(record.read_text())["sha256"] if record.is_file() else None
-        return self.sha256 or recorded
+        return self.sha256 or (provenance(self.path) or {}).get("sha256")
 
     def state(self) -> str:
         """``missing``, ``bad checksum``, ``present``, or ``unverified`` if no checksum is known."""
@@ -154,7 +151,7 @@ class Zoo:
         key = self._entry(name).get("file", name)
         if not self.files:
             path = ROOT / self.card.checkpoints / f"{key}.safetensors"
-            return PublishedFile(key, path.resolve(), ())
+            return PublishedFile(key, path.absolute(), ())  # of a link the name is the link's
         if key not in self.files:
             raise InputError(
                 f"zoo {self.name} has no file {key!r} for {name}; known: {', '.join(self.files)}"
@@ -231,7 +228,7 @@ class Zoo:
                 f"the weights of {name} are not there; {file.how_to_get(self.name)}"
             )
         # A download is recorded when it is checked; a file that was put there by hand is not.
-        if file.sha256 and not record_path(file.path).exists() and file.state() != "present":
+        if file.sha256 and provenance(file.path) is None and file.state() != "present":
             raise CheckpointError(
                 f"{file.path} is not the published file of {name}: its SHA-256 is not "
                 f"{file.sha256[:16]}...; {file.how_to_get(self.name)}"
@@ -290,7 +287,7 @@ class _Lazy(Mapping):
 
 def _published_file(key: str, entry: DictConfig, folder: Path) -> PublishedFile:
     facts = OmegaConf.to_container(entry, resolve=True)
-    path = (folder / facts.pop("path")).resolve()
+    path = (folder / facts.pop("path")).absolute()
     try:
         return PublishedFile(key, path, tuple(facts.pop("urls")), **facts)
     except TypeError as error:

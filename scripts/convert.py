@@ -17,6 +17,7 @@ import models
 from models.checkpoint import recorded_sha256, save_tensors
 from models.dit import DiT
 from models.errors import InputError
+from models.files import check_writable, writing
 from scripts import launch
 from scripts.cli import command
 
@@ -30,18 +31,25 @@ def main(config: DictConfig) -> None:
     target = Path(config.target)
     if target.suffix != ".safetensors" and not isinstance(network, DiT):
         raise InputError(f"target={target}: only a DiT can be written for diffusers")
-    models.load_checkpoint(network, config.source, config.ema)
-    provenance = {
+    check_writable(target.parent, "target")
+    source = models.load_checkpoint(network, config.source, config.ema)
+    if config.ema and source.averaged is False:
+        log.warning("%s has no averages, its raw weights are taken", config.source)
+    if source.key is not None:
+        log.info("weights of %s: %s", config.source, source.key)
+    facts = {
         "network": config.network,
         "source": str(config.source),
         "source_sha256": recorded_sha256(config.source),
-        "ema": config.ema,
+        "key": source.key,  # None: the file is nothing but weights
+        "ema": source.averaged,  # None: the file does not say so
         "commit": launch.commit(),
     }
-    if target.suffix == ".safetensors":
-        save_tensors(network.state_dict(), target, provenance)
-    else:
-        models.save_diffusers(network, target, provenance)
+    with writing(target, "target"):
+        if target.suffix == ".safetensors":
+            save_tensors(network.state_dict(), target, facts)
+        else:
+            models.save_diffusers(network, target, facts)
     log.info("%s: %s -> %s", config.network, config.source, target)
 
 

@@ -12,7 +12,7 @@ ALLOWED = {
     "models": (),
     "samplers": ("models.errors",),
     "stitch": ("samplers", "models.errors"),
-    "eval": ("models.checkpoint", "models.classifier", "models.errors"),
+    "eval": ("models.checkpoint", "models.classifier", "models.errors", "models.files"),
     "scripts": ("eval", "stitch", "samplers", "models"),
 }
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]

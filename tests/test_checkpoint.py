@@ -2,23 +2,29 @@
 
 import argparse
 import collections
+import errno
 import json
 import os
 import pickle
+import tempfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from models import CheckpointError, load_checkpoint
 from models.checkpoint import (
     read_tensors,
     record_path,
+    recorded_sha256,
     save_checkpoint,
     save_tensors,
     sha256_of,
     write_atomically,
 )
+from models.errors import InputError
+from models.files import check_writable, create_exclusively
 
 
 def network(width=4, seed=0):
@@ -394,3 +400,254 @@ def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):
     save_tensors({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {})
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+# ---- what trainers and hubs leave ----
+
+
+def raw_and_averages():
+    averages = network().state_dict()
+    return {name: value + 1 for name, value in averages.items()}, averages
+
+
+def load(path, ema=True):
+    """What a network has after loading ``path``, and where it was."""
+    target = network(seed=1)
+    source = load_checkpoint(target, path, ema)
+    return values(target), source
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["ema", "model_ema", "ema_model", "state_dict_ema", "params_ema", "ema_state_dict", "net_ema",
+     "ema_params", "model_ema1", "modelEMA", "averaged_model", "swa_model", "ema_unet"],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", ["model", "state_dict", "net"])
+def test_averages_are_known_by_the_names_that_trainers_use(key, beside, tmp_path):
+    raw, averages = raw_and_averages()
+    torch.save({beside: raw, key: averages, "epoch": 3, "ema_decay": 0.99}, tmp_path / "net.pt")
+    state, source = load(tmp_path / "net.pt")
+    assert_equal(state, averages)
+    assert source == (key, True)
+    state, source = load(tmp_path / "net.pt", ema=False)
+    assert_equal(state, raw)
+    assert source == (beside, False)
+
+
+@pytest.mark.parametrize("inner", ["shadow", "state_dict", "module", "ema_model"])
+def test_averages_may_lie_deeper(inner, tmp_path):
+    raw, averages = raw_and_averages()
+    optimizer = {"state": {"exp_avg": raw}, "param_groups": []}
+    content = {"model": raw, "optimizer": optimizer, "ema": {inner: averages, "decay": 0.99}}
+    torch.save(content, tmp_path / "net.pt")
+    state, source = load(tmp_path / "net.pt")
+    assert_equal(state, averages)
+    assert source == (f"ema.{inner}", True)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("prefix, beside", [("ema_model.", "online_model."), ("ema.", "model.")])
+def test_averages_may_lie_under_a_prefix(prefix, beside, suffix, tmp_path):
+    raw, averages = raw_and_averages()
+    both = {prefix + name: value for name, value in averages.items()}
+    both |= {beside + name: value for name, value in raw.items()} | {"step": torch.tensor(7)}
+    path = tmp_path / f"net{suffix}"
+    torch.save(both, path) if suffix == ".pt" else save_tensors(both, path, {})
+    state, source = load(path)
+    assert_equal(state, averages)
+    assert source == (prefix[:-1], True)
+    assert_equal(load(path, ema=False)[0], raw)
+
+
+@pytest.mark.parametrize("ema", [{}, None, []])
+def test_empty_averages_are_said(ema, tmp_path):
+    raw, _ = raw_and_averages()
+    torch.save({"model": raw, "ema": ema}, tmp_path / "net.pt")
+    refuse(tmp_path / "net.pt", "net.pt has no averaged weights: ema is empty; ema=false takes")
+    assert_equal(load(tmp_path / "net.pt", ema=False)[0], raw)
+
+
+def test_averages_without_names_are_said(tmp_path):
+    raw, averages = raw_and_averages()
+    for ema in ([*averages.values()], {"shadow_params": [*averages.values()], "decay": 0.99}):
+        torch.save({"model": raw, "ema": ema}, tmp_path / "net.pt")
+        refuse(tmp_path / "net.pt", r"has averaged weights \(ema\) without their names")
+
+
+def test_what_cannot_be_told_apart_is_refused_with_the_keys(tmp_path):
+    raw, averages = raw_and_averages()
+    for content, message in (
+        ({"model": raw, "teacher": averages}, "several state dicts of one network: model, teacher"),
+        ({"model": raw, "ema1": averages, "ema2": raw}, "has several averages: ema1, ema2"),
+        ({"first": raw, "second": {"x": raw["0.bias"]}}, "several state dicts: first, second"),
+        ({"epoch": 3, "lr": 0.1}, "is no state dict: .*; its keys are epoch, lr"),
+    ):
+        torch.save(content, tmp_path / "net.pt")
+        refuse(tmp_path / "net.pt", message)
+    torch.save({"ema": averages}, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="it has averages only .ema.: use ema=true"):
+        load(tmp_path / "net.pt", ema=False)
+
+
+def test_a_file_of_weights_alone_does_not_say_whether_they_are_averages(saved):
+    assert load(saved)[1] == (None, None)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.",
+     "_fsdp_wrapped_module._checkpoint_wrapped_module._orig_mod."],
+)  # fmt: skip
+@pytest.mark.parametrize("before", ["", "module.", "_orig_mod.", "_fsdp_wrapped_module."])
+def test_what_wrappers_add_is_taken_off_anywhere_in_a_name(inside, before, tmp_path):
+    module = Wrapped(0)
+    state = {
+        before + name.replace("model.1.", f"model.{inside}1.{inside}"): value
+        for name, value in module.state_dict().items()
+    }
+    torch.save(state, tmp_path / "net.pt")
+    target = Wrapped(1)
+    load_checkpoint(target, tmp_path / "net.pt")
+    assert_equal(values(target), module.state_dict())
+
+
+def test_weights_that_are_there_wrapped_and_not_are_refused(tmp_path):
+    state = Wrapped(0).state_dict()
+    torch.save({**state, "model._orig_mod.0.bias": state["model.0.bias"]}, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="has weights twice"):
+        load_checkpoint(Wrapped(1), tmp_path / "net.pt")
+
+
+def in_parts(folder, state, suffix="safetensors"):
+    """As huggingface_hub splits weights: two files and an index."""
+    stem = "diffusion_pytorch_model"
+    names = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    placed = {name: names[i % 2] for i, name in enumerate(state)}
+    folder.mkdir()
+    for file in names:
+        part = {name: state[name] for name in state if placed[name] == file}
+        if suffix == "bin":
+            torch.save(part, folder / file)
+        else:
+            save_file(part, folder / file)
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": placed}))
+    return index
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_weights_in_several_files_are_read_by_their_index(suffix, tmp_path):
+    state = network().state_dict()
+    index = in_parts(tmp_path / "parts", state, suffix)
+    for path in (index.parent, index):
+        assert_equal(load(path)[0], state)
+    before = recorded_sha256(index)
+    assert before == recorded_sha256(index.parent)
+    other = {**state, "0.bias": state["0.bias"] + 1}
+    assert recorded_sha256(in_parts(tmp_path / "other", other, suffix)) != before
+
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda index: index.write_text(""), "index.json is damaged"),
+        (lambda index: index.write_text("{}"), "is no index: its weight_map"),
+        (lambda index: index.write_text('{"weight_map": {"x": "../x.bin"}}'), "is no index"),
+        (lambda index: index.write_text('{"weight_map": {"x": "a.bin"}}'), "lacks a.bin; get"),
+        (
+            lambda index: index.write_text(index.read_text().replace("2.weight", "3.weight")),
+            "lacks 3.weight and 0 more that its index",
+        ),
+        (lambda index: index.with_name("b.bin.index.json").write_text("{}") and index.rename(
+            index.with_name("a.bin.index.json")), "nor one index of several files"),
+    ],
+)  # fmt: skip
+def test_a_damaged_index_is_named(harm, message, tmp_path):
+    index = in_parts(tmp_path / "parts", network().state_dict())
+    harm(index)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load(index.parent)
+    assert str(index.parent) in str(error.value)
+
+
+def test_suffix_and_record_are_those_of_a_link(saved, tmp_path):
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    saved.rename(blobs / "685062b1c7a5")
+    saved.symlink_to(blobs / "685062b1c7a5")
+    assert_equal(load(saved)[0], {n: v.half().float() if v.is_floating_point() else v
+                                  for n, v in network().state_dict().items()})  # fmt: skip
+    data = bytearray((blobs / "685062b1c7a5").read_bytes())
+    data[-1] ^= 1
+    (blobs / "685062b1c7a5").write_bytes(data)
+    refuse(saved, "net.json says")
+    (blobs / "685062b1c7a5").unlink()
+    refuse(saved, "does not exist, it is a link to .*685062b1c7a5, which is gone")
+
+
+def test_a_json_of_others_beside_weights_is_no_record(tmp_path):
+    state = network().state_dict()
+    save_file(state, tmp_path / "net.safetensors")
+    for content in (
+        '{"hidden_size": 56}',
+        "[1]",
+        '{"file": "net.pt", "sha256": "' + 64 * "0" + '"}',
+    ):
+        (tmp_path / "net.json").write_text(content)
+        assert_equal(load(tmp_path / "net.safetensors")[0], state)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"sha256": 5}', '{"sha256": "abc"}', "\x00"])
+def test_a_damaged_record_is_named(content, saved):
+    record_path(saved).write_text(content)
+    with pytest.raises(CheckpointError, match="net.json is damaged"):
+        load(saved)
+
+
+def test_a_flipped_bit_in_a_pickle_without_a_record_is_found(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.save(network().state_dict(), path)
+    data = bytearray(path.read_bytes())
+    data[data.index(network().state_dict()["0.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    refuse(path, "net.pt is damaged: the checksum of its member .* differs")
+
+
+# ---- file systems that lack something ----
+
+
+@pytest.mark.parametrize("function", ["chmod", "fsync"])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_chmod_or_fsync_is_written_to(
+    tmp_path, monkeypatch, function, number
+):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, function, fail)
+    save_tensors({"x": torch.ones(3)}, tmp_path / "x.safetensors", {})
+    assert torch.equal(read_tensors(tmp_path / "x.safetensors")["x"], torch.ones(3))
+    assert {path.name for path in tmp_path.iterdir()} == {"x.safetensors", "x.json"}
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_hard_links_one_of_many_still_creates_a_file(tmp_path, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", fail)
+    assert create_exclusively(tmp_path / "file", b"one")
+    assert not create_exclusively(tmp_path / "file", b"other")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one"]
+
+
+def test_a_disk_that_is_full_is_found_before_work_and_named(tmp_path, monkeypatch):
+    check_writable(tmp_path / "a" / "b", "runs")
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(InputError, match=r"runs=.*/a/b cannot be written to: No space left.*room"):
+        check_writable(tmp_path / "a" / "b", "runs")

@@ -10,14 +10,17 @@ import contextlib
 import functools
 import json
 import os
+import re
 import threading
 import time
 import uuid
 from pathlib import Path
 
 from eval.shards import storing
+from models.files import where_known
 
 _SUFFIX = ".claim"
+_NAME = re.compile(r"shard-(\d+)\.claim")
 _WIDTH = 320  # bytes; every version of a claim has them, so that it is overwritten in place
 
 
@@ -34,7 +37,7 @@ class Claims:
         self.folder, self.beat_seconds, self.stale_seconds = folder, beat_seconds, stale_seconds
         self._owner = {"owner": uuid.uuid4().hex, **_process()}
         self._held: dict[int, tuple[int, int]] = {}  # shard -> file descriptor, images
-        self._seen: dict[int, tuple[str, float, float]] = {}  # text, last look, seconds unchanged
+        self._seen: dict[int, tuple[bytes, float, float]] = {}  # text, last look, seconds unchanged
         self._beats = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -82,11 +85,13 @@ class Claims:
         grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         with contextlib.suppress(FileNotFoundError):
             path.rename(grave)
-            if grave.read_text() != text:
+            if grave.read_bytes() != text:
                 # Another observer was faster, and this is its own claim: put it back.
-                with contextlib.suppress(FileExistsError):
+                with contextlib.suppress(FileExistsError), where_known():
                     os.link(grave, path)
-            grave.unlink()
+                if not path.exists():
+                    grave.rename(path)  # without hard links
+            grave.unlink(missing_ok=True)
 
     def report(self, shard: int, images: int) -> None:
         """Tell the others how many images of a claimed shard are made."""
@@ -103,11 +108,13 @@ class Claims:
 
     def progress(self) -> dict[int, int]:
         """Images made so far of every shard that anybody has claimed."""
-        shards = [int(path.stem.split("-")[1]) for path in self.folder.glob(f"shard-*{_SUFFIX}")]
-        return {shard: self._read(shard)[1].get("images", 0) for shard in shards}
+        names = (_NAME.fullmatch(path.name) for path in self.folder.glob(f"shard-*{_SUFFIX}"))
+        shards = [int(name[1]) for name in names if name]
+        claims = {shard: self._read(shard)[1] for shard in shards}
+        return {shard: claim.get("images", 0) for shard, claim in claims.items()}
 
-    def _abandoned(self, shard: int, text: str, claim: dict) -> bool:
-        if claim.get("machine") and claim["machine"] == self._owner["machine"]:
+    def _abandoned(self, shard: int, text: bytes, claim: dict) -> bool:
+        if claim and claim["machine"] and claim["machine"] == self._owner["machine"]:
             return _started(claim["pid"]) != claim["started"]
         now = time.monotonic()
         last_text, last_look, unchanged = self._seen.get(shard, (None, now, 0.0))
@@ -116,16 +123,19 @@ class Claims:
         self._seen[shard] = text, now, unchanged
         return unchanged >= self.stale_seconds
 
-    def _read(self, shard: int) -> tuple[str | None, dict]:
+    def _read(self, shard: int) -> tuple[bytes | None, dict]:
         """A claim's text, None without one, and what it says, nothing if its owner is writing."""
         try:
-            text = self.path(shard).read_text()
+            text = self.path(shard).read_bytes()
         except OSError:
             return None, {}
         try:
-            return text, json.loads(text)
+            claim = json.loads(text)
         except ValueError:
             return text, {}
+        whole = isinstance(claim, dict) and {*self._owner, "images"} <= claim.keys()
+        sound = whole and type(claim["pid"]) is type(claim["images"]) is int
+        return text, claim if sound else {}
 
     def _write(self, shard: int) -> None:
         file, images = self._held[shard]
@@ -136,10 +146,11 @@ class Claims:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.beat_seconds):
-            with self._lock, contextlib.suppress(OSError):
+            with self._lock:
                 for shard, (file, _) in self._held.items():
-                    self._write(shard)
-                    os.fsync(file)  # other machines see it only then
+                    with contextlib.suppress(OSError):
+                        self._write(shard)
+                        os.fsync(file)  # other machines see it only then
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,17 @@ class FashionMNIST:
         digest = hashlib.sha256(self.images.numpy().tobytes())
         digest.update(labels.numpy().tobytes())
         self.sha256 = digest.hexdigest()
+        if self.images.shape[1:] != (1, 28, 28) or len(labels) != len(self.images):
+            raise InputError(
+                f"{folder}/{_PREFIX[split]}-images-idx3-ubyte is {tuple(self.images.shape)} for "
+                f"{len(labels)} labels in {_PREFIX[split]}-labels-idx1-ubyte; there should be "
+                "one label for each image of 28x28"
+            )
+        if labels.numel() and labels.max() >= self.num_classes:
+            raise InputError(
+                f"{folder}/{_PREFIX[split]}-labels-idx1-ubyte has a label {labels.max()}; labels "
+                "are 0 to 9"
+            )
         self.labels = labels.long()
         self.count = len(self.images)
 
@@ -107,7 +119,7 @@ def _read_idx(path: Path, dimensions: int) -> Tensor:
     if path.suffix == ".gz":
         try:
             data = gzip.decompress(data)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise InputError(f"{path} is truncated or damaged: {error}") from error
     # idx: two zero bytes, type 8 (unsigned byte), number of dimensions, big-endian sizes, values.
     header = 4 + 4 * dimensions
@@ -117,6 +129,6 @@ def _read_idx(path: Path, dimensions: int) -> Tensor:
         raise InputError(f"{path} is truncated: it ends within its header")
     shape = tuple(np.frombuffer(data[4:header], dtype=">u4").tolist())
     values = np.frombuffer(data[header:], dtype=np.uint8)
-    if values.size != int(np.prod(shape)):
+    if values.size != math.prod(shape):
         raise InputError(f"{path} is truncated: {values.size} values, header promises {shape}")
     return torch.from_numpy(values.reshape(shape).copy())

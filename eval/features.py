@@ -58,10 +58,10 @@ class ClassifierFeatures(FeatureExtractorBase):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, C or 3, H, W) uint8 of the zoo's size -> wanted features.
 
-        Of three channels a grey classifier reads the first.
+        Of three equal channels a grey classifier reads the first.
 
         Raises:
-            InputError: for images of another size, or too few channels.
+            InputError: for images of another size, too few channels, or colour that is not read.
         """
         channels, *size = self.classifier.image_shape
         if list(images.shape[2:]) != size or images.shape[1] < channels:
@@ -69,6 +69,8 @@ class ClassifierFeatures(FeatureExtractorBase):
                 f"images are {_size(images.shape[1:])}, the extractor {self.name} reads "
                 f"{_size(self.classifier.image_shape)}; choose the zoo's evaluation (eval=ZOO)"
             )
+        if channels == 1 and (images != images[:, :1]).any():
+            raise InputError(f"images are in colour, the extractor {self.name} reads grey ones")
         features, logits = self.classifier(images[:, :channels])
         both = {"features": features, "logits": logits}
         return tuple(both[name] for name in self.features_list)

@@ -272,7 +272,9 @@ def _read_file(path: Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor],
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path, ema, dtype, device)
-        if zipfile.is_zipfile(path) and provenance(path) is None:
+        with open(path, "rb") as file:
+            zipped = zipfile.is_zipfile(file) or (file.seek(0) == 0 and file.read(2) == b"PK")
+        if zipped and provenance(path) is None:
             check_zip(path)  # torch does not look at the checksums
         content = _read_pickle(path)
     except CheckpointError:

@@ -150,10 +150,12 @@ def check_zip(path: str | Path) -> None:
     """Compare every member of a zip file with its checksum; not all who read them do.
 
     Raises:
-        InputError: if one differs, or the file is no zip file.
+        InputError: if one differs, or the file is no zip file from its first byte on.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if min((info.header_offset for info in archive.infolist()), default=0):
+                raise zipfile.BadZipFile("something was put before its beginning")
             damaged = archive.testzip()
     except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
         raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -341,7 +341,9 @@ MEASURING = {
 FILES = {
     "samples": TEXT | NULL,
     "reference": TEXT,
-    "images": TEXT | NULL,
+    "images.path": TEXT | NULL,
+    "images.resize": COUNT | NULL,
+    "images.exif": one_of("ignore", "apply"),
     "selftest": FLAG,
     "num_features": COUNT,
     "network": TEXT,

@@ -60,6 +60,23 @@ def test_the_unconditional_embedding_and_the_schedule_are_those_of_the_family():
     assert schedules == ["ddpm-linear", "stable-diffusion"]
 
 
+def test_weights_behind_links_as_in_a_hubs_cache_are_checked_by_the_links_record(tmp_path):
+    shipped = CARDS.parent.parent / "checkpoints" / "fashion"
+    (tmp_path / "zoo").mkdir()
+    for name in ("DiT-S.safetensors", "DiT-S.json"):
+        blob = tmp_path / f"blob-{name.removeprefix('DiT-S.')[:4]}"
+        blob.write_bytes((shipped / name).read_bytes())
+        (tmp_path / "zoo" / name).symlink_to(blob)
+    zoo = models.Zoo(card("fashion", {"checkpoints": str(tmp_path / "zoo")}))
+    assert zoo.checkpoint("DiT-S").name == "DiT-S.safetensors"
+    assert sum(p.numel() for p in zoo.denoisers["DiT-S"].parameters()) > 0
+    blob = tmp_path / "blob-safe"
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\x00")
+    zoo = models.Zoo(card("fashion", {"checkpoints": str(tmp_path / "zoo")}))
+    with pytest.raises(CheckpointError, match="DiT-S.safetensors is damaged .*DiT-S.json says"):
+        zoo.denoisers["DiT-S"]
+
+
 def test_fashion_is_shipped_and_needs_no_files():
     zoo = models.load_zoo("fashion")
     assert zoo.files == {}

@@ -1,5 +1,6 @@
 """Claims: one owner per shard, the dead give way, clocks do not matter."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -84,7 +85,7 @@ def test_the_claim_of_another_machine_is_taken_when_it_has_not_changed_for_long(
         assert watch(observer)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]x"])
+@pytest.mark.parametrize("content", ["", "{", "[]x", "[]", "{}", '{"machine": "x"}', "\xff"])
 def test_a_claim_without_sense_is_taken_when_it_has_not_changed_for_long(content, tmp_path):
     (tmp_path / "shard-000000.claim").write_text(content)
     with claims(tmp_path) as observer:
@@ -135,3 +136,33 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path):
         pytest.raises(ShardError, match=r"cannot write .*claim: No such file or directory"),
     ):
         owner.take(0)
+
+
+def test_a_claim_taken_by_mistake_is_put_back_without_hard_links(dead, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "link", fail)
+    text = dead.read_bytes()
+    with claims(tmp_path) as observer:
+        monkeypatch.setattr(observer, "_read", lambda shard: (b"seen before", {}))
+        monkeypatch.setattr(observer, "_abandoned", lambda *_: True)
+        observer.remove_abandoned(0)
+    assert dead.read_bytes() == text
+    assert list(tmp_path.iterdir()) == [dead]
+
+
+def test_a_file_system_without_fsync_does_not_stop_the_beat(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with claims(tmp_path) as owner, claims(tmp_path) as observer:
+        assert owner.take(0) and owner.take(1)
+        for shard in (0, 1):
+            before = owner.path(shard).read_bytes()
+            deadline = time.monotonic() + 20
+            while owner.path(shard).read_bytes() == before and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert owner.path(shard).read_bytes() != before
+        assert not observer.take(0)

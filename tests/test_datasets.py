@@ -111,3 +111,19 @@ def test_bytes_that_are_not_gzip_are_named(tmp_path):
     path.write_bytes(gzip.decompress(path.read_bytes()))
     with pytest.raises(InputError, match=r"train-images-idx3-ubyte.gz is truncated or damaged"):
         FashionMNIST("train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "images, labels, message",
+    [
+        (np.zeros((5, 28, 28), np.uint8), np.zeros(4, np.uint8), "for 4 labels in train-labels"),
+        (np.zeros((5, 27, 28), np.uint8), np.zeros(5, np.uint8), r"is \(5, 1, 27, 28\) for 5"),
+        (np.zeros((5, 28, 28), np.uint8), np.full(5, 10, np.uint8), "has a label 10; labels are"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_are_named(images, labels, message, tmp_path):
+    write(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(images))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+    with pytest.raises(InputError, match=message):
+        FashionMNIST("train", root=str(tmp_path))

@@ -464,9 +464,9 @@ def test_a_run_that_lacks_images_is_not_measured(gray, tmp_path):
 
 
 def make_reference(tmp_path, *overrides):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        found = compose("reference", overrides=[f"reference={tmp_path}/r.safetensors", *overrides])
-    return own_images(found.images)
+    return own_images(
+        compose("reference", f"reference={tmp_path}/r.safetensors", *overrides).images
+    )
 
 
 def test_pictures_of_all_sizes_are_brought_to_one_and_the_record_says_how(tmp_path, caplog):
@@ -488,9 +488,10 @@ def test_pictures_of_all_sizes_are_brought_to_one_and_the_record_says_how(tmp_pa
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["images.resize=0"], "images.resize=0 of images=.* must be a size in pixels"),
+        (["images.resize=0"], "images.resize=0 must be a whole number, 1 or more"),
         (["images.resize=big"], "images.resize=big"),
-        (["images.exif=turn"], "images.exif=turn is unknown; known: ignore, apply"),
+        (["images.exif=turn"], "images.exif=turn must be ignore | apply"),
+        (["images.resize=8", "images.path=x.npz"], "images.resize=8 .* folder of pictures, not x"),
         (["images.exif=apply"], "images.exif=apply turns pictures that images.resize=SIZE reads"),
     ],
 )

@@ -82,3 +82,15 @@ def test_images_of_another_size_are_refused(case):
 def test_unknown_extractor_names_the_known_ones(case):
     with pytest.raises(InputError, match="known: fashion-classifier, imagenette64-classifier"):
         create_extractor("inception", case[1])
+
+
+def test_colour_is_refused_instead_of_one_channel_being_read():
+    extractor = create_extractor(
+        "fashion-classifier", CHECKPOINTS / "fashion" / "classifier.safetensors"
+    )
+    gray = Images(0, 60, (1, 28, 28)).images[:4].expand(-1, 3, -1, -1)
+    extract(extractor, [gray])
+    colour = gray.clone()
+    colour[3, 1, 5, 5] += 1
+    with pytest.raises(InputError, match="images are in colour, .*fashion-classifier reads grey"):
+        extract(extractor, [colour])

@@ -1,6 +1,7 @@
 """Images from sample folders, PNG folders and npz files, and back: export."""
 
 import json
+import os
 import pickle
 import tracemalloc
 
@@ -127,6 +128,14 @@ def test_an_interrupted_export_leaves_nothing(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             write(broken(folder.batches(23)))
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+def test_what_a_killed_export_left_does_not_stop_the_next(tmp_path):
+    images = pictures(3)
+    for name in (f".png.{os.getpid()}.tmp", ".png.tmp"):
+        (tmp_path / name).mkdir()
+    write_pngs(tmp_path / "png", [(images, np.arange(3))])
+    assert open_images(tmp_path / "png").count == 3
 
 
 def test_export_and_reading_never_hold_all_images(tmp_path):

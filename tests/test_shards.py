@@ -1,7 +1,9 @@
 """Sample folders: complete, resumable, and true to their content."""
 
+import errno
 import itertools
 import json
+import os
 import time
 
 import numpy as np
@@ -288,3 +290,17 @@ def test_a_damaged_line_of_timings_is_left_out(folder, line):
     with open(folder.path / "timing.jsonl", "a") as file:
         file.write("\n" + line)
     assert folder.timings() == [{"shard": 0, "seconds": 1.5}]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_a_file_system_without_hard_links_holds_one_run_too(folder, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", fail)
+    other = ShardFolder(folder.path, {**RUN, "seed": 1}, 4)
+    fill(folder, 6)
+    with pytest.raises(ShardError, match="seed is 0 there and 1 here"):
+        other.claim(6)
+    assert open_folder(folder.path).count() == 6
+    assert not list(folder.path.glob(".*"))

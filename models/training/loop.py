@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from models.checkpoint import replacing
 from models.errors import InputError
+from models.files import check_zip
 from models.training import ema
 
 log = logging.getLogger("train")
@@ -98,6 +99,7 @@ class Training:
         if not self.path.exists():
             return False
         try:
+            check_zip(self.path)  # torch does not look at the checksums
             saved = torch.load(self.path, map_location=self.device, weights_only=True)
             check_same(self.identity, saved["identity"], self.path)
             for name, part in self._modules().items():

@@ -79,10 +79,19 @@ class ResNetClassifier(nn.Module):
         self.trunk.maxpool = nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) uint8 -> penultimate features (N, widths[-1]) and logits (N, classes)."""
+        """(N, C, H, W) uint8 -> penultimate features (N, widths[-1]) and logits (N, classes).
+
+        In evaluation mode the features are the mean of the photograph's and of its mirror's, which
+        are the same class.
+        """
         x = images.to(self.trunk.fc.weight.dtype) / 127.5 - 1
-        features = self.trunk.forward_head(self.trunk.forward_features(x), pre_logits=True)
+        features = self._features(x)
+        if not self.training:
+            features = (features + self._features(x.flip(-1))) / 2
         return features, self.trunk.fc(features)
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self.trunk.forward_head(self.trunk.forward_features(x), pre_logits=True)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """How differently the first three stages see two batches of images, a perceptual loss.

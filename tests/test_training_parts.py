@@ -148,3 +148,11 @@ def test_every_epoch_shows_every_image_once_and_batches_go_over_its_end():
     assert not torch.equal(first, second)
     # The order does not depend on how it is cut into batches.
     assert torch.equal(shown, batch_indices(3, 0, 40, 20, device))
+
+
+@torch.no_grad()
+def test_a_photograph_and_its_mirror_have_the_same_features():
+    classifier = models.create("classifier-resnet", widths=[8, 8, 8, 8]).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    for ours, mirrored in zip(classifier(images), classifier(images.flip(-1)), strict=True):
+        torch.testing.assert_close(ours, mirrored)

@@ -156,7 +156,8 @@ class Training:
         Raises:
             FloatingPointError: if a loss is not finite.
         """
-        self._begin(part)
+        if not self.done:
+            self._begin(part)
         self.network.train()
         bar = tqdm(
             total=self.recipe.images,
@@ -218,6 +219,8 @@ class Training:
 
     def _begin(self, part: dict) -> None:
         """Open a new entry of ``parts`` unless the last one is of the same facts."""
+        if self.parts and not self.parts[-1]["images"]:
+            self.parts.pop()
         if not self.parts or any(self.parts[-1].get(name) != part[name] for name in part):
             self.parts.append({**part, "images": 0, "seconds": 0.0})
 

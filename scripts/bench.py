@@ -31,6 +31,7 @@ from samplers import Guidance
 from scripts import bench_metrics, bench_peers, bench_profile, bench_scaling, launch, memory, timing
 from scripts import job as jobs
 from scripts.cli import command
+from scripts.provenance import refuse_unclean
 from stitch.sampling import sample_latents
 
 log = logging.getLogger("bench")
@@ -43,6 +44,7 @@ CONVENTION = "GFLOP = 2 x multiply-accumulates of matrix products, convolutions 
 def main(config: DictConfig) -> None:
     if config.bench not in _BENCHES:
         raise InputError(f"bench={config.bench} is unknown; known: {', '.join(_BENCHES)}")
+    refuse_unclean("results", config.results)
     device = launch.start()
     facts = timing.machine(device)
     if facts["load_average"] > timing.BUSY:

@@ -37,6 +37,7 @@ from models.errors import InputError
 from models.files import check_writable, sha256_of
 from scripts import launch
 from scripts.cli import command
+from scripts.provenance import refuse_unclean
 from scripts.tracking import check_tracking
 
 log = logging.getLogger("evaluate")
@@ -53,6 +54,7 @@ def main(config: DictConfig) -> None:
     if config.samples is None:
         raise InputError("samples is not set; give the folder that scripts.sample made")
     check_tracking(config.wandb)
+    refuse_unclean("runs", config.runs)
     device = launch.start()
     check_writable(config.runs, "runs")
     images = open_images(config.samples)
@@ -158,17 +160,15 @@ class Evaluator:
 
     def protocol(self, num_images: int) -> dict:
         """Everything but the run that determines the metrics, as plain data."""
-        protocol = {
+        return {
             "num_images": num_images,
             "extractor": self.config.extractor,
             "extractor_sha256": self.weights_sha256,
             "reference_sha256": self.reference_sha256,
             "neighbours": self.config.neighbours,
             "chunk": self.config.chunk,
+            "distances": self.config.distances,
         }
-        if self.config.distances != "float32":
-            protocol["distances"] = self.config.distances
-        return protocol
 
     def record(
         self,

@@ -10,6 +10,7 @@ if not __package__:
 import csv
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from eval.results import require_alike
 from models.errors import InputError
+from models.zoo import ROOT
 from scripts import launch, paper, tables, trajectories
 from scripts.cli import command
 from scripts.evaluate import Evaluator
 from scripts.figure_kinds import KINDS, SAMPLERS, Drawing
 from scripts.figure_plan import Planner, Point, cost, once, unique
+from scripts.job import Job
+from scripts.provenance import refuse_unclean
 from scripts.sample import sample_missing
 from scripts.sweep import check_writable, make_records, record_store, stored_record
 
@@ -39,6 +43,11 @@ def main(config: DictConfig) -> None:
                 f"figure.{name}.kind={figure['kind']} is unknown; known: {', '.join(KINDS)}"
             )
     planner = Planner(config)
+    folder = figures_folder(config, planner)
+    if not config.dry_run:
+        refuse_unclean("figures", folder)
+        if config.run:
+            refuse_unclean("runs", config.runs)
     evidence = Evidence(config, planner)
     plans = {name: planner.points(figure) for name, figure in figures.items()}
     lacking = {
@@ -57,7 +66,6 @@ def main(config: DictConfig) -> None:
             lacking[name] = [point for point in points if not evidence.exists(figures[name], point)]
     if not launch.is_main():
         return
-    folder = figures_folder(config, planner)
     for name, points in plans.items():
         if not lacking[name]:
             folder.mkdir(parents=True, exist_ok=True)
@@ -96,37 +104,63 @@ class Evidence:
         return sources.get(figure["kind"], "record")
 
     def get(self, figure: dict, point: Point):
-        """What is known of a point, or None."""
+        """What is known of a point, or None; of a record its ``timing``, too."""
         job, kind = point.job, self.kind(figure)
         if job.run["weights"] is None:
             return None
-        # A run knows its decoder by the weights.
-        setting = {**job.run, "decoder": job.zoo.decoder}
-        latency = self.latencies.get(tables.latency_key(setting, str(job.allocation)))
         if kind == "record":
             record = stored_record(job, self.evaluator, self.store)
-            if record and latency:
-                # Measured for itself, a time is better than what sampling happened to take.
-                facts = ("ms_per_image", "device", "batch_size")
-                record["cost"] |= {fact: latency[fact] for fact in facts}
-            return record
+            return record and {**record, "timing": self.timing(point, record)}
         if kind == "trajectory":
             return trajectories.load(job, self.runs)
         if kind == "latency":
-            return latency
+            return self.latency(job)
         return None if job.samples.missing(job.num_images) else job.samples.path
+
+    def latency(self, job: Job) -> dict | None:
+        """What ``scripts.latency`` measured of a run, or None."""
+        # A run knows its decoder by the weights.
+        setting = {**job.run, "decoder": job.zoo.decoder}
+        return self.latencies.get(tables.latency_key(setting, str(job.allocation)))
+
+    def timing(self, point: Point, record: dict) -> dict:
+        """``ms_per_image``, of what ``device`` and ``batch_size``, and the file that says so.
+
+        Measured for itself, a time is better than what sampling happened to take; empty if there
+        is neither, as of a run that shared the beginnings of its trajectories.
+        """
+        known = self.latency(point.job) or {**record["cost"], "timing_source": self.record(point)}
+        facts = ("ms_per_image", "device", "batch_size", "timing_source")
+        return {fact: known[fact] for fact in facts} if "ms_per_image" in known else {}
+
+    def record(self, point: Point) -> str:
+        """The file of a point's record."""
+        protocol = self.evaluator.protocol(point.job.num_images)
+        return str(self.store.path(point.job.run, protocol))
 
     def exists(self, figure: dict, point: Point) -> bool:
         return self.get(figure, point) is not None
 
-    def source(self, figure: dict, point: Point) -> str:
-        """The file behind a point."""
+    def sources(self, figure: dict, point: Point, known) -> dict[str, str]:
+        """The files behind a point's numbers.
+
+        ``source`` of what was sampled and its quality, ``timing_source`` and ``memory_source`` of
+        what was measured of its speed, ``network_sources`` of what its networks are.
+        """
         job, kind = point.job, self.kind(figure)
+        sources = {}
         if kind == "record":
-            return str(self.store.path(job.run, self.evaluator.protocol(job.num_images)))
-        if kind == "trajectory":
-            return str(trajectories.path_of(job, self.runs))
-        return str(self.runs / "latency" if kind == "latency" else job.samples.path)
+            sources["source"] = self.record(point)
+        elif kind == "trajectory":
+            sources["source"] = str(trajectories.path_of(job, self.runs))
+        elif kind == "samples":
+            sources["source"] = str(job.samples.path)
+        files = known["timing"] if kind == "record" else known if kind == "latency" else {}
+        sources |= {k: files[k] for k in ("timing_source", "memory_source") if k in files}
+        if tables.OF_NETWORKS.keys() & set(figure.get("columns", [])):
+            paths = [job.zoo.checkpoint(name) for name in job.allocation.denoisers]
+            sources["network_sources"] = [os.path.relpath(path, ROOT) for path in paths]
+        return sources
 
 
 def make_missing(figures: dict, lacking: dict[str, list[Point]], evidence: Evidence) -> list[str]:
@@ -242,7 +276,7 @@ def setting_text(point: Point) -> str:
 
 
 def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> None:
-    """Picture or table, the numbers behind it as CSV, and JSON that names every point's source."""
+    """Picture or table, the numbers behind it as CSV, and JSON that names every number's file."""
     found = [evidence.get(figure, point) for point in points]
     if evidence.kind(figure) == "record":
         require_alike(found, ["weights", *varied(points)])  # a guide's, too
@@ -254,7 +288,7 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
     KINDS[figure["kind"]](drawing)
     rows = [row(drawing, point, record) for point, record in zip(points, found, strict=True)]
     with open(path.with_suffix(".csv"), "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in rows for key in line)))
         writer.writeheader()
         writer.writerows(rows)
     about = {
@@ -265,8 +299,8 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
         "facts": str(paper.FACTS.relative_to(paper.FACTS.parents[2])),
         "commit": launch.commit(),
         "points": [
-            {**line, "source": evidence.source(figure, point)}
-            for line, point in zip(rows, points, strict=True)
+            {**line, **evidence.sources(figure, point, known)}
+            for line, point, known in zip(rows, points, found, strict=True)
         ],
     }
     path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
@@ -302,15 +336,20 @@ def row(drawing: Drawing, point: Point, record) -> dict:
         "dtype": run["dtype"],
         "run": point.key[0],
     }
-    if isinstance(record, dict) and "metrics" in record:
-        spent = record["cost"]
-        line |= {
+    for column in drawing.figure.get("columns", []):
+        if column in tables.OF_NETWORKS:
+            line[column] = tables.of_networks(column, point)
+    if not isinstance(record, dict):
+        return line
+    if "metrics" in record:
+        return line | {
             **record["metrics"],
-            "gmacs_per_image": spent["macs_per_image"] / 1e9,
-            "ms_per_image": spent.get("ms_per_image"),
-            "device": spent.get("device"),
+            "gmacs_per_image": record["cost"]["macs_per_image"] / 1e9,
+            "ms_per_image": record["timing"].get("ms_per_image"),
+            "device": record["timing"].get("device"),
         }
-    return line
+    measured = ("ms_per_8_images", "peak_rss_mb", "peak_allocated_mb", "device")
+    return line | {name: record[name] for name in measured if name in record}
 
 
 def listing(rows: list[dict]) -> list[str]:
@@ -347,8 +386,8 @@ def caption_text(planner, figure: dict, points: list[Point], found: list) -> str
     if figure.get("scaled") is not False:
         text += f", protocol {planner.protocol}{' changed' if planner.changed else ''}"
     timed = figure["kind"] == "pareto" or "time" in figure.get("y", figure.get("columns", []))
-    devices = {} if not timed else {r["cost"].get("device"): r["cost"].get("batch_size")
-               for r in found if isinstance(r, dict) and "cost" in r}  # fmt: skip
+    devices = {} if not timed else {r["timing"].get("device"): r["timing"].get("batch_size")
+               for r in found if isinstance(r, dict) and "timing" in r}  # fmt: skip
     if figure["kind"] != "table" and (None in devices or len(devices) > 1):
         devices = {}  # the axis is MACs
     timed = [f"{device}, batch {batch}" for device, batch in devices.items() if device]

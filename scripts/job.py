@@ -68,22 +68,6 @@ class Job:
         }
 
 
-# Settings that were added after the first records. A run leaves them unsaid at these values, which
-# are what it did before: never change one here, whatever the configs' defaults become.
-_UNSAID = {
-    "ddim": {"spacing": "trailing-inclusive", "set_alpha_to_one": True},
-    "ddpm": {"spacing": "trailing-inclusive", "fallback": "refuse"},
-    "dpm_solver": {
-        "spacing": "time-uniform",
-        "algorithm": "dpmsolver++",
-        "method": "multistep",
-        "history": "keep",
-        "exact_curvature": False,
-    },
-    "guidance": {"guide": "null-class", "steps": None, "log_snr": None},
-}
-
-
 def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
     """Check that what ``config`` says fits together, and build its run.
 
@@ -112,23 +96,20 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Job:
         name: list(value) if isinstance(value, tuple) else value  # as it is read back
         for name, value in dataclasses.asdict(guidance).items()
     }
+    foreign = [n for n in networks if zoo.specs[n].schedule != sampler.schedule.name]
     run = {
         "zoo": zoo.name,
         "weights": _weights_sha256(zoo, networks, planning),
-        "sampler": _said(settings, _UNSAID.get(settings["name"], {})),
+        "schedule": sampler.schedule.name,
+        "sampler": settings,
         "allocation": str(allocation),
-        "guidance": _said(guidance_settings, _UNSAID["guidance"]),
+        "alignment": config.alignment if foreign else "log-snr",  # nothing to align
+        "guidance": guidance_settings,
         "labels": label_rule,
         "seed": config.seed,
         "dtype": str(zoo.dtype).removeprefix("torch."),
+        "quantisation": zoo.quantisation,
     }
-    if zoo.quantisation is not None:
-        run["quantisation"] = zoo.quantisation
-    if sampler.schedule.name != zoo.schedule:
-        run["schedule"] = sampler.schedule.name
-    foreign = [n for n in networks if zoo.specs[n].schedule != sampler.schedule.name]
-    if foreign and config.alignment != "log-snr":
-        run["alignment"] = config.alignment
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(run)
     return Job(
         zoo,
@@ -237,15 +218,6 @@ def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
         if group[setting] is not None
     }
     return samplers.Guidance(scale, channels, group.guide or zoo.unconditional, **intervals)
-
-
-def _said(settings: dict, unsaid: dict) -> dict:
-    """``settings`` without those at their ``unsaid`` values."""
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in unsaid or value != unsaid[name]
-    }
 
 
 def _label_rule(rule, classes: Classes) -> str | list[int]:

@@ -28,6 +28,7 @@ from samplers.noise import random_embedding
 from scripts import job as jobs
 from scripts import launch, memory
 from scripts.cli import command
+from scripts.provenance import refuse_unclean
 from scripts.sample import prepare, sample_batch
 from stitch import SharedPrefix, Trajectory
 from stitch.cost import CostTable, candidates
@@ -39,6 +40,7 @@ PAPER_BATCH = 8
 
 @command("latency")
 def main(config: DictConfig) -> None:
+    refuse_unclean("runs", config.runs)
     device = launch.start()
     points = allocations(config, jobs.load_zoo(config, device))
     measured = {
@@ -77,14 +79,14 @@ def unsampled(config: DictConfig) -> DictConfig:
 
 def setting(config: DictConfig, job: jobs.Job) -> dict:
     """What all points of a measurement have in common, as plain data."""
-    seldom = {"quantisation": job.run.get("quantisation"), "compile": config.compile}
     return {
-        **{name: value for name, value in seldom.items() if value},
         "zoo": job.zoo.name,
         "sampler": job.run["sampler"],
         "guidance": job.run["guidance"],
         "dtype": job.run["dtype"],
+        "quantisation": job.run["quantisation"],
         "decoder": job.zoo.decoder,
+        "compile": config.compile,
         "batch_size": config.batch_size,
         "device": launch.device_name(job.zoo.device),
     }
@@ -260,7 +262,7 @@ def table(result: dict) -> list[str]:
         )
     lines.append(
         f"batch {result['batch_size']} for ms / image, {result['dtype']}"
-        f"{', compiled' if 'compile' in result else ''}, {result['device']}, "
+        f"{', compiled' if result['compile'] else ''}, {result['device']}, "
         f"median of {result['repetitions']}, load {result['load']:.1f}"
     )
     return lines

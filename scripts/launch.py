@@ -6,6 +6,7 @@ Every helper is a no-op or returns 0 / 1 in a single process.
 import atexit
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import signal
@@ -233,15 +234,22 @@ def device_name(device: torch.device) -> str:
     return f"{model}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+@functools.cache
 def commit() -> str:
-    """The commit of the code, with a mark if files differ from it."""
+    """The commit of the code, with the mark ``-dirty`` if files differed from it at the first call.
+
+    What lies under docs/ does not count: it comes out of the code and does not go into it, and
+    writing one result there must not mark the next.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        root = Path(__file__).parent.parent
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        differing = git("status", "--porcelain", "--", ".", ":(exclude)docs")
+        return git("describe", "--always", "--abbrev=12") + ("-dirty" if differing else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -29,6 +29,7 @@ from models.errors import InputError
 from scripts import job as jobs
 from scripts import latency, launch
 from scripts.cli import command
+from scripts.provenance import refuse_unclean
 from scripts.sample import sample_batch
 from stitch import evaluations, pareto_frontier
 from stitch.cost import CostTable, lateness
@@ -111,6 +112,7 @@ def cost_table(config: DictConfig, points: list[jobs.Job]) -> CostTable:
         table = CostTable.from_json(json.loads(path.read_text()))
         log.info("cost table of %s: %s", table.facts["time"], path)
         return table
+    refuse_unclean("runs", path)
     table = latency.measure_costs(config, points, config.batch_size)
     table = dataclasses.replace(table, facts={**known, **table.facts})
     write_atomically(path, (json.dumps(table.to_json(), indent=2) + "\n").encode())

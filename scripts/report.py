@@ -28,18 +28,21 @@ from scripts import launch
 from scripts.cli import command
 from scripts.figure_plan import Planner
 from scripts.figures import Evidence, figures_folder, record_store
+from scripts.provenance import refuse_unclean
 
 log = logging.getLogger("report")
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 COLUMNS = ("allocation", "sampler", "steps", "guidance", "images", "fid", "is", "precision",
-           "recall", "GMACs", "ms per image", "run")  # fmt: skip
+           "recall", "GMACs", "ms per image as sampled", "run")  # fmt: skip
 
 
 @command("report")
 def main(config: DictConfig) -> None:
     planner = Planner(config)
     folder = figures_folder(config, planner)
+    path = Path(config.report or folder / "report.html")
+    refuse_unclean("report", path)
     drawn = {name: folder / f"{name}.json" for name in config.figure}
     drawn = {name: path for name, path in drawn.items() if path.is_file()}
     if not drawn:
@@ -54,14 +57,14 @@ def main(config: DictConfig) -> None:
     page = string.Template(TEMPLATE.read_text()).substitute(
         title=f"T-Stitch on the zoo {html.escape(config.zoo.name)}",
         about=f"Protocol {planner.protocol}, made at commit {launch.commit()}. "
-        "Every number is a record's; the JSON beside each figure names them.",
+        "Every number is that of a file: the JSON beside each figure names the record of its "
+        "quality and the measurement of its time.",
         links="".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name in sections),
         body="".join(
             f'<h2 id="{_anchor(name)}">{html.escape(name)}</h2>\n{text}\n'
             for name, text in sections.items()
         ),
     )
-    path = Path(config.report or folder / "report.html")
     write_atomically(path, page.encode())
     log.info("%s (%.1f MB)", path, path.stat().st_size / 1e6)
 

@@ -23,6 +23,7 @@ from scripts import launch, memory
 from scripts.cli import command
 from scripts.compilation import compile_networks
 from scripts.fill import begin, fill
+from scripts.provenance import refuse_unclean
 from stitch import SharedPrefix, sample
 
 log = logging.getLogger("sample")
@@ -32,6 +33,7 @@ log = logging.getLogger("sample")
 def main(config: DictConfig) -> None:
     device = launch.start()
     job = jobs.create(config, jobs.load_zoo(config, device))
+    refuse_unclean("samples", job.samples.path)
     made = sample_missing(job)
     if launch.is_main():
         done = "" if made else " (all were there already)"

@@ -33,6 +33,7 @@ from scripts import job as jobs
 from scripts import launch
 from scripts.cli import CONFIGS, check_groups, command, is_mistake, resolve, user_errors
 from scripts.evaluate import Evaluator
+from scripts.provenance import refuse_unclean
 from scripts.together import groups, sample_together
 from stitch import evaluations, shared_evaluations
 from stitch.cost import CostTable
@@ -113,6 +114,8 @@ def sweep(configs: list[DictConfig]) -> None:
         for line in plan_text(unique(points), missing, configs[0]):
             log.info("%s", line)
         return
+    for config in configs:
+        refuse_unclean("runs", config.runs)
     # Points may differ in how they are evaluated and where they are kept, though few do.
     parts: dict[str, tuple[DictConfig, list[jobs.Job]]] = {}
     for config in configs:

@@ -25,6 +25,8 @@ HEADERS = {
     "latency": "s for 8 images",
     "gmacs": "GMACs per image",
 }
+# Columns of what networks are, and the units that tables say them in.
+OF_NETWORKS = {"params": 1e6, "macs": 1e9, "storage": 1e6, "iterations": 1}
 DIGITS = {"fid": 3, "is": 2, "precision": 3, "recall": 3, "time": 2, "params": 2, "macs": 4,
           "storage": 2, "memory": 0, "latency": 3, "gmacs": 3}  # fmt: skip
 
@@ -58,19 +60,26 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latencies(runs: Path) -> dict[tuple[str, str], dict]:
-    """What ``scripts.latency`` measured, by ``latency_key``, of every file it wrote."""
+    """What ``scripts.latency`` measured, by ``latency_key``, of every file it wrote.
+
+    Each with the files that its times and its memory are from, ``timing_source`` and
+    ``memory_source``.
+    """
     found = {}
-    contents = [json.loads(file.read_text()) for file in sorted((runs / "latency").glob("*.json"))]
+    files = sorted((runs / "latency").glob("*.json"))
+    measured = [(json.loads(file.read_text()), str(file)) for file in files]
     # The latest of compiled ones wins, or else the latest.
-    for content in sorted(contents, key=lambda content: ("compile" in content, content["time"])):
-        device = content["device"] + (", compiled" if "compile" in content else "")
-        setting = {"device": device, "batch_size": content["batch_size"]}
+    for content, file in sorted(measured, key=lambda one: (one[0]["compile"], one[0]["time"])):
+        device = content["device"] + (", compiled" if content["compile"] else "")
+        setting = {"device": device, "batch_size": content["batch_size"], "timing_source": file}
         for entry in content["points"]:
             key = latency_key(content, entry["allocation"])
             earlier = found.get(key, {})
             # Memory, which is seldom measured, stays when the time is measured again.
             known = earlier if earlier.get("device") == device else {}
             found[key] = {**known, **setting, **entry}
+            if "peak_rss_mb" in entry:
+                found[key]["memory_source"] = file
     return found
 
 
@@ -79,34 +88,40 @@ def latency_key(setting: dict, allocation: str) -> tuple[str, str]:
 
     The guidance scale does not, but for 1, which evaluates half as much.
     """
-    parts = {part: setting.get(part) for part in ("zoo", "sampler", "dtype", "quantisation")}
-    parts["decoder"] = setting.get("decoder", "first-stage")
+    names = ("zoo", "sampler", "dtype", "quantisation", "decoder")
+    parts = {name: setting[name] for name in names}
     guidance = {**setting["guidance"], "scale": setting["guidance"]["scale"] != 1}
     return content_hash({**parts, "guidance": guidance}), allocation
 
 
-def _ours(column: str, point, record: dict, label: str):
+def of_networks(column: str, point) -> int | None:
+    """What a point's networks are: number of parameters, MACs, bytes, iterations of training."""
     zoo, names = point.job.zoo, point.job.allocation.denoisers
+    if column == "params":
+        return sum(p.numel() for n in names for p in zoo.skeleton(n).parameters())
+    if column == "macs":
+        return sum(zoo.macs(name) for name in names)
+    if column == "storage":
+        return sum(zoo.checkpoint(name).stat().st_size for name in names)
+    files = [record_path(zoo.checkpoint(name)) for name in names]
+    recipes = [json.loads(f.read_text()).get("recipe", {}) for f in files if f.is_file()]
+    return recipes[0].get("steps") if recipes else None
+
+
+def _ours(column: str, point, record: dict, label: str):
     if column == "fraction":
         return f"{point.fractions[0]:g}"
     if column == "label":
         return label
-    if column == "params":
-        return sum(p.numel() for n in names for p in zoo.skeleton(n).parameters()) / 1e6
-    if column == "macs":
-        return sum(zoo.macs(name) for name in names) / 1e9
-    if column == "storage":
-        return sum(zoo.checkpoint(name).stat().st_size for name in names) / 1e6
-    if column == "iterations":
-        files = [record_path(zoo.checkpoint(name)) for name in names]
-        recipes = [json.loads(f.read_text()).get("recipe", {}) for f in files if f.is_file()]
-        return recipes[0].get("steps") if recipes else None
+    if column in OF_NETWORKS:
+        value, unit = of_networks(column, point), OF_NETWORKS[column]
+        return value if unit == 1 else value / unit
     if column == "memory":
         return record.get("peak_allocated_mb", record.get("peak_rss_mb"))
     if column == "latency":
         return record["ms_per_8_images"] / 1e3
     if column == "time":
-        return record["cost"].get("ms_per_image")
+        return record["timing"].get("ms_per_image")
     if column == "gmacs":
         return record["cost"]["macs_per_image"] / 1e9
     if column not in record["metrics"]:

@@ -44,27 +44,48 @@ def create(zoo, *overrides):
 @pytest.mark.parametrize(
     "sampler, settings",
     [
-        ("ddim", {"name": "ddim", "steps": 50, "eta": 0.0}),
-        ("ddpm", {"name": "ddpm", "steps": 250, "variance": "learned-range"}),
+        (
+            "ddim",
+            {
+                "name": "ddim", "steps": 50, "eta": 0.0, "spacing": "trailing-inclusive",
+                "set_alpha_to_one": True,
+            },
+        ),
+        (
+            "ddpm",
+            {
+                "name": "ddpm", "steps": 250, "variance": "learned-range", "fallback": "refuse",
+                "spacing": "trailing-inclusive",
+            },
+        ),
         (
             "dpm_solver",
-            {"name": "dpm_solver", "steps": 20, "order": 2, "lower_order_final": True},
+            {
+                "name": "dpm_solver", "steps": 20, "order": 2, "lower_order_final": True,
+                "spacing": "time-uniform", "algorithm": "dpmsolver++", "method": "multistep",
+                "history": "keep", "exact_curvature": False,
+            },
         ),
     ],
-)
-def test_the_content_of_a_run_of_defaults_is_that_of_the_first_records(zoo, sampler, settings):
+)  # fmt: skip
+def test_a_run_says_every_setting_whether_it_is_the_default_or_not(zoo, sampler, settings):
     run = create(zoo, f"sampler={sampler}").run
     small = round(0.4 * settings["steps"])
     assert run == {
         "zoo": "fashion",
         "weights": dict.fromkeys(("DiT-S", "DiT-XL", "first-stage"), "0" * 64),
+        "schedule": "ddpm-linear",
         "sampler": settings,
         "allocation": f"DiT-S*{small}+DiT-XL*{settings['steps'] - small}",
-        "guidance": {"scale": 1.5, "channels": 4},
+        "alignment": "log-snr",
+        "guidance": {
+            "scale": 1.5, "channels": 4, "guide": "null-class", "steps": None, "log_snr": None,
+        },
         "labels": "random",
         "seed": 0,
         "dtype": "float32",
-    }
+        "quantisation": None,
+    }  # fmt: skip
 
 
 def test_settings_that_change_the_pixels_are_in_the_run(zoo):

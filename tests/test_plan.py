@@ -1,6 +1,7 @@
 """Cost tables, budgets and latencies."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,7 +133,8 @@ def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory():
 def test_memory_stays_known_when_only_the_time_is_measured_again(tmp_path):
     setting = {
         "zoo": "fashion", "sampler": {"name": "ddim"}, "dtype": "float32", "device": "CPU",
-        "guidance": {"scale": 1.5}, "batch_size": 8,
+        "guidance": {"scale": 1.5}, "batch_size": 8, "quantisation": None,
+        "decoder": "first-stage", "compile": False,
     }  # fmt: skip
     (tmp_path / "latency").mkdir()
     for name, time, facts in (
@@ -143,6 +145,7 @@ def test_memory_stays_known_when_only_the_time_is_measured_again(tmp_path):
         (tmp_path / "latency" / f"{name}.json").write_text(json.dumps(content))
     (known,) = tables.latencies(tmp_path).values()
     assert (known["ms_per_image"], known["peak_rss_mb"]) == (4.0, 900.0)
+    assert [Path(known[name]).stem for name in ("timing_source", "memory_source")] == ["a", "b"]
 
 
 def test_what_stores_no_samples_does_not_mind_the_shards_that_are_there(tmp_path):

@@ -80,34 +80,48 @@ def main(config: DictConfig) -> None:
 
 
 def network(config: DictConfig, device: torch.device) -> list[dict]:
-    """Every denoiser in every variant, and the matrix products of the same precision."""
+    """Every denoiser in every variant, and the rate of matrix products of the same precision.
+
+    Products are measured before the networks and after them, and the best counts. Quantised
+    variants have no share: their products are of another type.
+    """
     zoo = jobs.load_zoo(config, device)
-    rows, rates, tasks, work = [], {}, {}, {}
+    rows, tasks, work = [], {}, {}
+    precisions = dict.fromkeys(variant.split("+")[0] for variant in config.variants)
+
+    def rates() -> dict[str, float]:
+        types = {precision: launch.dtype(precision, device) for precision in precisions}
+        return {
+            precision: timing.sustained_rate(
+                timing.products(dtype, device), config.repetitions, device
+            )
+            for precision, dtype in types.items()
+        }
+
     for variant in config.variants:
         precision = variant.split("+")[0]
-        if precision not in rates:
-            product, operations = timing.matmul(launch.dtype(precision, device), device)
-            tasks[f"matmul {precision}"] = product
-            rates[precision] = operations
         for name in chosen(config, zoo):
             denoiser, compile_s = denoiser_variant(zoo, name, variant, config, device)
             inputs = example(denoiser, config.batch_size, device)
             tasks[f"{name} {variant}"] = lambda d=denoiser, i=inputs: d(*i)
             work[f"{name} {variant}"] = (name, variant, precision, compile_s)
+    before = rates()
     seconds = timing.in_turn(tasks, config.repetitions, device)
+    after = rates()
     for task, (name, variant, precision, compile_s) in work.items():
         times = timing.summary(seconds[task])
-        rate = rates[precision] / timing.summary(seconds[f"matmul {precision}"])["median_ms"] / 1e6
-        reached = 2 * zoo.macs(name) * config.batch_size / times["median_ms"] / 1e6
+        rate = max(before[precision], after[precision])
+        reached = 2 * zoo.macs(name) * config.batch_size / (times["median_ms"] / 1e3)
+        quantised = any(word in QUANTISATIONS for word in variant.split("+"))
         rows.append(
             {
                 "denoiser": name,
                 "variant": variant,
                 "batch": config.batch_size,
                 **times,
-                "gflops": reached,
-                "matmul_gflops": rate,
-                "share_of_matmul": reached / rate,
+                "gflops": reached / 1e9,
+                "matmul_gflops": rate / 1e9,
+                "share_of_matmul": "" if quantised else timing.share(task, reached, rate),
                 "compile_s": compile_s,
             }
         )

@@ -4,12 +4,15 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch.nn.functional import linear
 
+from models.errors import InputError
 from scripts import launch
 
+SUSTAINED = 0.1  # seconds for which a rate has to be held
 BUSY = 0.5  # load average, beside what is measured, from which times are not to be relied on
 
 
@@ -54,11 +57,49 @@ def summary(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def matmul(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
-    """A square matrix product of the size that a device does fastest, and its operations."""
-    side = 8192 if device.type == "cuda" else 2048
-    a, b = torch.randn(2, side, side, device=device).to(dtype)
-    return lambda: a @ b, 2 * side**3
+def products(dtype: torch.dtype, device: torch.device) -> list[tuple[Callable[[], object], int]]:
+    """Square matrix products of sizes that devices do fast, and the operations of each."""
+    sides = (4096, 8192, 16384) if device.type == "cuda" else (1024, 2048, 3072)
+    pairs = [torch.randn(2, side, side, device=device).to(dtype) for side in sides]
+    return [(lambda a=a, b=b: linear(a, b), 2 * len(a) ** 3) for a, b in pairs]
+
+
+def sustained_rate(
+    products: Sequence[tuple[Callable[[], object], int]], repetitions: int, device: torch.device
+) -> float:
+    """The most operations per second that one of ``products`` sustains.
+
+    That is the best of all of them and of all repetitions, each going on for ``SUSTAINED`` seconds:
+    once is not enough, the first products on some machines take several times as long.
+
+    Args:
+        products: see there.
+    """
+    best = 0.0
+    for product, operations in products:
+        product()
+        for _ in range(repetitions):
+            count, seconds = 0, 0.0
+            while seconds < SUSTAINED:
+                seconds += timed(product, device)[1]
+                count += 1
+            best = max(best, count * operations / seconds)
+    return best
+
+
+def share(what: str, reached: float, rate: float) -> float:
+    """``reached`` operations per second as a share of the ``rate`` of matrix products.
+
+    Raises:
+        InputError: for more than all of it: something slowed the products and not the networks.
+    """
+    if reached > rate:
+        raise InputError(
+            f"{what} reached {reached / 1e9:,.0f} GFLOP/s, matrix products before and after it "
+            f"only {rate / 1e9:,.0f}: this machine is not idle; measure again when it is, or with "
+            "more repetitions"
+        )
+    return reached / rate
 
 
 def machine(device: torch.device) -> dict:

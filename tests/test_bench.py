@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,6 +122,38 @@ def test_tasks_are_timed_in_turn_after_a_warm_up():
     assert [len(times) for times in seconds.values()] == [3, 3]
     assert timing.summary([0.1, 0.2, 0.4])["median_ms"] == pytest.approx(200)
     assert timing.summary([0.1, 0.2, 0.4])["spread"] == pytest.approx(1.5)
+
+
+def test_the_rate_is_the_best_that_a_product_sustains(monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def product(name, *seconds):
+        def multiply():
+            taken = seconds[min(calls.count(name), len(seconds) - 1)]
+            calls.append(name)
+            clock[0] += taken
+
+        return multiply, 6_000_000
+
+    # The first call of each is slow; what is fast for once is not sustained.
+    small = product("small", 5.0, 0.06, 0.001, 0.06)
+    large = product("large", 9.0, 0.2, 0.04, 0.06, 0.2)
+    rate = timing.sustained_rate([small, large], 2, torch.device("cpu"))
+    assert rate == pytest.approx(3 * 6_000_000 / (0.06 + 0.001 + 0.06))
+
+
+def test_products_are_of_several_shapes_and_their_operations_are_counted():
+    made = timing.products(torch.bfloat16, torch.device("cpu"))
+    assert len({operations for _, operations in made}) >= 3
+    product, operations = made[0]
+    assert operations == 2 * product().shape[0] ** 3
+
+
+def test_a_share_above_all_of_the_rate_is_refused():
+    assert timing.share("DiT-XL bf16", 8e11, 1e12) == 0.8
+    with pytest.raises(InputError, match="DiT-XL bf16 reached 1,000 GFLOP/s, .* only 318: .*idle"):
+        timing.share("DiT-XL bf16", 1e12, 3.18e11)
 
 
 def test_a_precision_that_the_device_cannot_run_is_refused():

@@ -19,8 +19,8 @@ def claims(folder):
     return Claims(folder, beat_seconds=0.05, stale_seconds=0.3)
 
 
-def watch(observer, seconds=1.0):
-    """Look at shard 0 again and again; whether it could be taken."""
+def watch(observer, seconds=30.0):
+    """Look at shard 0 again and again, for so long at most; whether it could be taken."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if observer.take(0):
@@ -106,7 +106,7 @@ def test_neither_the_living_nor_the_dead_are_judged_by_the_times_of_files(dead, 
         owner._owner["machine"] = "another"
         assert owner.take(0)
         os.utime(dead, (other, other))
-        assert not watch(observer)
+        assert not watch(observer, 1.0)
 
 
 def test_an_observer_that_slept_does_not_condemn_the_others(dead, tmp_path):

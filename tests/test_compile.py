@@ -19,7 +19,7 @@ def test_a_compiled_network_gives_the_same_and_compiles_a_shape_once(network):
     x = torch.randn(4, 8)
     expected = network(x)
     assert compile_forward(network, x) > 0
-    assert torch.allclose(network(x), expected, atol=1e-6)
+    assert torch.allclose(network(x), expected, atol=1e-5)
     assert compile_forward(network, x) == 0
 
 

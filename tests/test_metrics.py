@@ -100,12 +100,12 @@ def test_moments_and_features_give_the_same_distance():
 def test_moments_are_those_of_numpy():
     mean, covariance = moments(SAMPLE)
     array = SAMPLE.double().numpy()
-    np.testing.assert_allclose(mean, array.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(mean, array.mean(0), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(covariance, np.cov(array, rowvar=False), rtol=1e-9, atol=1e-15)
 
 
 def test_the_distance_of_a_set_to_itself_is_zero_and_the_distance_is_symmetric():
-    assert frechet_distance(SAMPLE, SAMPLE) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(SAMPLE, SAMPLE) == pytest.approx(0, abs=1e-6)
     there, back = frechet_distance(SAMPLE, REFERENCE), frechet_distance(REFERENCE, SAMPLE)
     assert there == pytest.approx(back, rel=1e-9)
 
@@ -201,7 +201,7 @@ def test_fewer_samples_than_dimensions_give_the_nuclear_norm(which):
 def test_moments_of_many_rows_are_those_of_numpy():
     features = torch.randn(2345, 7, generator=torch.Generator().manual_seed(0)) + 1000
     mean, covariance = moments(features)
-    np.testing.assert_allclose(mean, features.double().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(mean, features.double().mean(0), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(covariance, np.cov(features.double().T), rtol=1e-9, atol=1e-12)
 
 
@@ -216,7 +216,7 @@ def test_kid_is_torch_fidelitys():
     sample, reference = SAMPLE[:200], REFERENCE[:300]
     theirs = kid_features_to_metric(sample, reference, kid_subset_size=200, verbose=False)
     ours = kernel_distance(sample, reference)
-    assert ours == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-12)
+    assert ours == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
     assert abs(kernel_distance(SAMPLE[:300], SAMPLE[300:])) < 0.3 * ours
 
 

@@ -1,7 +1,5 @@
 """Schedules and samplers against the reference implementations and closed forms."""
 
-from itertools import accumulate
-
 import numpy as np
 import pytest
 import torch
@@ -19,22 +17,6 @@ LINEAR = NoiseSchedule.create("ddpm-linear")
 
 def tensors(name):
     return {key: torch.from_numpy(value) for key, value in golden.arrays(name).items()}
-
-
-def walk(sampler, fixture, noise=None):
-    """Run a sampler on the analytic denoiser; return final, states and x_0 after every step."""
-    states, predictions = [], []
-
-    def denoise(x, step):
-        return golden.analytic_denoiser(x, sampler.timesteps[step], fixture["y"])
-
-    def keep(step, t, x, x_0):
-        assert step == len(states) and t == sampler.timesteps[step]
-        states.append(x)
-        predictions.append(x_0)
-
-    final = sampler(denoise, fixture["x_T"], noise=noise, callback=keep)
-    return final, states, predictions
 
 
 def test_schedule_equals_the_reference():
@@ -69,39 +51,6 @@ def test_default_spacing_is_the_papers(steps):
     assert trailing_inclusive(steps)[::-1] == golden.facts("timestep_maps")[str(steps)]
 
 
-def test_ddim_50_equals_the_reference():
-    fixture = tensors("ddim_50_eta0")
-    sampler = samplers.create("ddim", steps=50, schedule="ddpm-linear")
-    assert sampler.timesteps == fixture["timestep_map"].flip(0).tolist()
-    final, states, predictions = walk(sampler, fixture)
-    assert (final - fixture["final"]).abs().max() < 2e-5
-    for j, step in enumerate(fixture["state_index"].tolist()):
-        assert (states[step] - fixture["states"][j]).abs().max() < 2e-5
-        assert (predictions[step] - fixture["pred_xstart_states"][j]).abs().max() < 1e-3
-
-
-def test_ddpm_100_equals_the_reference_with_its_noise():
-    fixture = tensors("ddpm_100")
-    sampler = samplers.create("ddpm", steps=100, schedule="ddpm-linear")
-    final, states, predictions = walk(sampler, fixture, noise=lambda step: fixture["noise"][step])
-    assert (final - fixture["final"]).abs().max() < 2e-5
-    for j, step in enumerate(fixture["state_index"].tolist()):
-        assert (states[step] - fixture["states"][j]).abs().max() < 2e-5
-        assert (predictions[step] - fixture["pred_xstart_states"][j]).abs().max() < 1e-3
-
-
-def test_dpm_solver_pp_2m_equals_the_reference():
-    fixture = tensors("dpmpp_multistep2_20_time_uniform")
-    sampler = samplers.create("dpm_solver", steps=20, schedule="ddpm-linear")
-    inputs = torch.tensor(sampler.timesteps)
-    assert (inputs - fixture["model_t_inputs"]).abs().max() < 1e-3
-    final, states, _ = walk(sampler, fixture)
-    assert (final - fixture["final"]).abs().max() < 1e-4
-    for j, index in enumerate(fixture["state_index"].tolist()):
-        state = states[index - 1] if index else fixture["x_T"]
-        assert (state - fixture["states"][j]).abs().max() < 1e-4
-
-
 def test_ldm_and_stable_diffusion_schedules_equal_the_references():
     for name, file in (("ldm", "ldm_ddim_schedule"), ("stable-diffusion", "uvit_schedule")):
         schedule, fixture = NoiseSchedule.create(name), tensors(file)
@@ -133,15 +82,17 @@ def test_the_tables_of_ldm_ddim_equal_the_reference(steps, eta):
         torch.testing.assert_close(table.flip(0), expected, rtol=0, atol=2e-5, msg=name)
 
 
-def test_ldm_ddim_20_equals_the_reference():
-    fixture = tensors("ldm_ddim_20_eta0")
-    sampler = samplers.create("ddim", 20, "ldm", spacing="ldm", set_alpha_to_one=False)
-    assert sampler.timesteps == fixture["model_t_inputs"].tolist()
-    final, states, predictions = walk(sampler, fixture)
-    assert (final - fixture["final"]).abs().max() < 2e-5
-    for j, step in enumerate(fixture["state_index"].tolist()):
-        assert (states[step] - fixture["states"][j]).abs().max() < 2e-5
-        assert (predictions[step] - fixture["pred_x0_states"][j]).abs().max() < 1e-3
+def test_the_times_of_dpm_solvers_equal_the_references():
+    fixture = tensors("dpmpp_multistep2_20_time_uniform")
+    sampler = samplers.create("dpm_solver", steps=20, schedule="ddpm-linear")
+    assert (torch.tensor(sampler.timesteps) - fixture["model_t_inputs"]).abs().max() < 1e-3
+    fixture = tensors("uvit_dpm_singlestep3_10")
+    sampler = samplers.create("dpm_solver", 10, "stable-diffusion", order=3, method="singlestep")
+    # U-ViT counts its timesteps from 1.
+    assert (torch.tensor(sampler.timesteps) + 1 - fixture["model_t_inputs"]).abs().max() < 1e-3
+    times = (torch.tensor(sampler.times) + 1) / 1000
+    assert (times - fixture["timesteps_continuous"]).abs().max() < 1e-6
+    assert group_orders(10, 3) == fixture["step_orders"].tolist()
 
 
 def test_ldm_ddim_adds_noise_at_its_last_step():
@@ -154,50 +105,6 @@ def test_ldm_ddim_adds_noise_at_its_last_step():
 
     sampler(lambda x, step: x, torch.ones(1, 4, 2, 2), noise=noise)
     assert asked == [0, 1, 2, 3, 4]
-
-
-def test_dpm_solver_pp_3s_on_u_vits_schedule_equals_the_reference():
-    fixture = tensors("uvit_dpm_singlestep3_10")
-    sampler = samplers.create("dpm_solver", 10, "stable-diffusion", order=3, method="singlestep")
-    times = (torch.tensor(sampler.times) + 1) / 1000
-    assert (times - fixture["timesteps_continuous"]).abs().max() < 1e-6
-    # U-ViT counts its timesteps from 1, and adds s (cond - uncond) to the conditional prediction.
-    asked = [t + 1 for t in sampler.timesteps]
-    assert (torch.tensor(asked) - fixture["model_t_inputs"]).abs().max() < 1e-3
-    guidance = Guidance(1 + fixture["scale"].item(), channels=4)
-    states = []
-
-    def network(x, t, y):
-        return golden.analytic_denoiser(x, t[0].item(), y)[:, :4]
-
-    def denoise(x, step):
-        t = torch.full((len(x),), asked[step])
-        return guidance(network, x, t, fixture["y"], fixture["y_null"][0].item())
-
-    final = sampler(denoise, fixture["x_T"], callback=lambda step, t, x, x_0: states.append(x))
-    assert (final - fixture["final"]).abs().max() < 2e-5
-    ends = list(accumulate(fixture["step_orders"].tolist()))
-    assert group_orders(10, 3) == fixture["step_orders"].tolist()
-    for j, group in enumerate(fixture["state_index"].tolist()):
-        assert (states[ends[group] - 1] - fixture["states"][j]).abs().max() < 2e-5
-
-
-def test_training_loss_and_its_gradient_equal_the_reference():
-    fixture = tensors("train_losses_a")
-    x_t = LINEAR.add_noise(fixture["x_start"], fixture["noise"], fixture["t"])
-    assert (x_t - fixture["x_t"]).abs().max() < 2e-6
-    output = torch.cat(
-        [
-            golden.analytic_denoiser(x[None], t, y[None])
-            for x, t, y in zip(x_t, fixture["t"], fixture["y"], strict=True)
-        ]
-    ).requires_grad_()
-    losses = training_losses(output, fixture["x_start"], fixture["noise"], fixture["t"], LINEAR)
-    assert (losses["mse"] - fixture["mse"]).abs().max() < 2e-6
-    assert (losses["vb"] - fixture["vb"]).abs().max() < 5e-5
-    assert (losses["loss"] - fixture["loss"]).abs().max() < 5e-5
-    losses["loss"].mean().backward()
-    assert (output.grad - fixture["grad_model_output"]).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -235,8 +142,8 @@ def test_stochastic_samplers_have_the_variance_of_a_gaussian(name, options):
 
 
 def test_ddim_with_eta_1_is_ddpm_with_fixed_small_variance():
-    x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    noises = torch.randn(20, 3, 4, 5, 5, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).double()
+    noises = torch.randn(20, 3, 4, 5, 5, generator=torch.Generator().manual_seed(1)).double()
     y = torch.tensor([1, 2, 3])
     finals = []
     for name, options in (("ddim", {"eta": 1.0}), ("ddpm", {"variance": "fixed-small"})):
@@ -248,7 +155,7 @@ def test_ddim_with_eta_1_is_ddpm_with_fixed_small_variance():
                 noise=lambda step: noises[step],
             )
         )
-    torch.testing.assert_close(*finals, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*finals, rtol=1e-9, atol=1e-9)
 
 
 def test_guidance_of_all_channels_leaves_the_variance_logits_conditional():

@@ -55,7 +55,7 @@ def fill(module: nn.Module, keep: tuple[str, ...] = ("pos_embed",)) -> None:
 
 def analytic_denoiser(x: Tensor, t: float, y: Tensor) -> Tensor:
     """The fixtures' closed-form network: epsilon and variance logits along the channels."""
-    t = torch.full((len(x), 1, 1, 1), float(t))
+    t = torch.full((len(x), 1, 1, 1), float(t), dtype=x.dtype)
     wave = 0.3 * torch.cos(3 * t / 1000) + 0.05 * y.view(-1, 1, 1, 1)
     epsilon = 0.8 * x + 0.3 * torch.tanh(0.9 * x + wave)
     logits = 0.5 * torch.tanh(0.4 * x - t / 1000)

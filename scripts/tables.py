@@ -95,7 +95,7 @@ def latency_key(setting: dict, allocation: str) -> tuple[str, str]:
 
 
 def of_networks(column: str, point) -> int | None:
-    """What a point's networks are: number of parameters, MACs, bytes, iterations of training."""
+    """What a point's networks are: parameters, MACs, bytes, iterations of the first's training."""
     zoo, names = point.job.zoo, point.job.allocation.denoisers
     if column == "params":
         return sum(p.numel() for n in names for p in zoo.skeleton(n).parameters())
@@ -103,9 +103,11 @@ def of_networks(column: str, point) -> int | None:
         return sum(zoo.macs(name) for name in names)
     if column == "storage":
         return sum(zoo.checkpoint(name).stat().st_size for name in names)
-    files = [record_path(zoo.checkpoint(name)) for name in names]
-    recipes = [json.loads(f.read_text()).get("recipe", {}) for f in files if f.is_file()]
-    return recipes[0].get("steps") if recipes else None
+    file = record_path(zoo.checkpoint(names[0]))
+    if not file.is_file():
+        return None  # published without
+    parts = json.loads(file.read_text()).get("parts", [])
+    return sum(part["images"] // part["recipe.batch_size"] for part in parts) or None
 
 
 def _ours(column: str, point, record: dict, label: str):

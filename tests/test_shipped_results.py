@@ -1,25 +1,177 @@
-"""What is shown of the fashion zoo can be traced to shipped records."""
+"""Every shipped number is in the file that it names, and every file is of a clean commit."""
 
+import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+import models
 from eval.results import content_hash
+from scripts import tables
 
-FOLDER = Path(__file__).parent.parent / "docs" / "fashion"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+FOLDER = DOCS / "fashion"
 FIGURES = sorted(FOLDER.glob("*.json"))
+TABLES = [path for path in FIGURES if path.with_suffix(".md").is_file()]
+SETTINGS = {"steps", "guidance", "images"}
+# To be measured again from a clean commit, times by an idle machine; this list may only shrink.
+UNCLEAN = {
+    "records": [
+        "2a41d99e6ee9e2b6", "6fcd75c69693770d", "9f702c1ed6a7c4f9", "a2b77062394082b6",
+        "a490e6374b6e94ff", "a9a94df28f135a63", "ddaec9e3adb92a27",
+    ],
+    "latency": [
+        "149c56e862ab01d3", "1f19e2404879db44", "20684d90462cca0e", "2babee4bbb34d9ce",
+        "6521c9654c1eae4f", "6563e7c1b1724be5", "8433a37a4fec9608", "9ced55f57bddf416",
+        "e794145580580446",
+    ],
+    "bench": [
+        "peers-diffusers-imagenet256-dit-DiT-XL", "peers-torch-fidelity-50000",
+        "peers-torch-fidelity-fashion", "profile-fashion-DiT-S", "profile-imagenet256-dit-DiT-S",
+        "scaling-fashion", "trajectory-imagenet256-dit",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    return models.load_zoo("fashion")
+
+
+def points_of(path):
+    return json.loads(path.read_text())["points"]
+
+
+def of_source(point):
+    """What the record says, or for pictures of samples and trajectories the names of files."""
+    path = ROOT / point["source"]
+    if path.parent.name != "records":
+        assert path.parent.name in ("samples", "trajectories")
+        return {"run": path.name} if path.parent.name == "samples" else {}
+    record = json.loads(path.read_text())
+    run = record["run"]
+    return {
+        **record["metrics"],
+        "gmacs_per_image": record["cost"]["macs_per_image"] / 1e9,
+        "run": content_hash(run),
+        "allocation": run["allocation"],
+        "sampler": run["sampler"]["name"],
+        "steps": run["sampler"]["steps"],
+        "guidance": run["guidance"]["scale"],
+        "images": record["protocol"]["num_images"],
+        "dtype": run["dtype"],
+    }
+
+
+def of_timing(point, name):
+    """What a latency file says of the point's allocation, or its record of its sampling."""
+    content = json.loads((ROOT / point[name]).read_text())
+    if point[name] == point.get("source"):
+        return {key: content["cost"][key] for key in ("ms_per_image", "device")}
+    (entry,) = (one for one in content["points"] if one["allocation"] == point["allocation"])
+    compiled = ", compiled" if content["compile"] else ""
+    if "source" in point:
+        run = json.loads((ROOT / point["source"]).read_text())["run"]
+        for setting in ("zoo", "sampler", "dtype", "quantisation"):
+            assert content[setting] == run[setting]
+        for setting in ("channels", "guide", "steps", "log_snr"):
+            assert content["guidance"][setting] == run["guidance"][setting]
+    facts = {
+        "allocation": entry["allocation"],
+        "sampler": content["sampler"]["name"],
+        "steps": content["sampler"]["steps"],
+        "dtype": content["dtype"],
+        "device": content["device"] + compiled,
+    }
+    return entry | facts
+
+
+def of_networks(point, zoo):
+    """What the networks of the point's allocation are."""
+    paths = [ROOT / path for path in point["network_sources"]]
+    names = [path.stem for path in paths]
+    assert names == [part.split("*")[0] for part in point["allocation"].split("+")]
+    parts = json.loads(paths[0].with_suffix(".json").read_text())["parts"]
+    return {
+        "params": sum(p.numel() for name in names for p in zoo.skeleton(name).parameters()),
+        "macs": sum(zoo.macs(name) for name in names),
+        "storage": sum(path.stat().st_size for path in paths),
+        "iterations": sum(part["images"] // part["recipe.batch_size"] for part in parts),
+    }
+
+
+def said_by_files(point, zoo):
+    """All that the files say which a point names."""
+    found = {}
+    if "source" in point:
+        found |= of_source(point)
+    if "memory_source" in point:
+        found["peak_rss_mb"] = of_timing(point, "memory_source")["peak_rss_mb"]
+    if "timing_source" in point:
+        found |= {k: v for k, v in of_timing(point, "timing_source").items() if k not in found}
+    if "network_sources" in point:
+        found |= of_networks(point, zoo)
+    return found
 
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
-def test_every_number_of_a_figure_is_that_of_a_shipped_record(path):
-    points = json.loads(path.read_text())["points"]
+def test_every_number_of_a_figure_is_in_the_file_that_it_names(path, zoo):
+    points = points_of(path)
     assert points
     for point in points:
-        source = Path(point["source"])
-        if source.parent.name != "records":
+        found = said_by_files(point, zoo)
+        recorded = "records" in point.get("source", "")
+        for name, value in point.items():
+            if name in found:
+                assert value == found[name], name
+            elif isinstance(value, int | float):
+                assert not recorded and name in SETTINGS, name  # of a picture, or what is timed
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_the_csv_beside_a_figure_has_the_same_numbers(path):
+    with open(path.with_suffix(".csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    points = points_of(path)
+    assert len(rows) == len(points)
+    for row, point in zip(rows, points, strict=True):
+        expected = {name: point.get(name) for name in row}
+        assert row == {k: "" if v is None else str(v) for k, v in expected.items()}
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_a_table_shows_the_numbers_of_its_json(path):
+    """Key of a point, and the unit, by the heading of a column."""
+    columns = {
+        "fid": ("fid", 1), "is": ("is", 1), "precision": ("precision", 1), "recall": ("recall", 1),
+        "time": ("ms_per_image", 1), "gmacs": ("gmacs_per_image", 1),
+        "memory": ("peak_rss_mb", 1), "latency": ("ms_per_8_images", 1e3),
+        **{column: (column, unit) for column, unit in tables.OF_NETWORKS.items()},
+    }  # fmt: skip
+    lines = [line for line in path.with_suffix(".md").read_text().splitlines() if "|" in line]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    points, checked = points_of(path), 0
+    assert len(rows) == len(points)
+    for column, (key, unit) in columns.items():
+        if tables.HEADERS[column] not in head:
             continue
-        record = json.loads((FOLDER / "records" / source.name).read_text())
-        assert content_hash(record["run"]) == point["run"]
-        assert record["protocol"]["num_images"] == point["images"]
-        assert {name: point[name] for name in record["metrics"]} == record["metrics"]
+        digits = tables.DIGITS.get(column)
+        for row, point in zip(rows, points, strict=True):
+            value = point[key] if unit == 1 else point[key] / unit
+            shown = str(value) if digits is None else f"{value:.{digits}f}"
+            assert row[head.index(tables.HEADERS[column])] == shown
+            checked += 1
+    assert checked >= len(rows)
+
+
+def test_what_is_shipped_is_of_clean_commits():
+    unclean = {}
+    for path in sorted(DOCS.rglob("*.json")):
+        content = json.loads(path.read_text())
+        facts = content.get("provenance") or content.get("machine") or content
+        if not re.fullmatch("[0-9a-f]{7,40}", facts["commit"]):
+            unclean.setdefault(path.parent.name, []).append(path.stem)
+    assert unclean == {name: sorted(stems) for name, stems in UNCLEAN.items()}

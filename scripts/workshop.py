@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torchvision.utils import save_image
 
 import models
 from eval.datasets import open_dataset
@@ -231,7 +232,16 @@ class Workshop:
             **self.config.zoo.get("provenance", {}),
         }
         save_checkpoint(average, self.file(training.recipe.name), provenance)
+        if hasattr(average, "encode"):
+            self._draw(average, training.path.with_name("reconstructions.png"))
         log.info("%s: %d images, %s", training.recipe.name, training.images, results)
+
+    def _draw(self, stage: nn.Module, path: Path) -> None:
+        """Sixteen test images, and below them what an autoencoder makes of them, to look at."""
+        chosen = torch.linspace(0, self.test.count - 1, min(16, self.test.count)).long()
+        images = self.test.images[chosen].to(self.device)
+        rows = torch.cat([images, stage.decode(stage.encode(images))]).cpu()
+        save_image(rows / 255, path, nrow=len(images))
 
 
 def network_config(config: DictConfig, name: str) -> dict:

@@ -100,6 +100,13 @@ def test_one_command_trains_a_zoo_whose_networks_say_what_they_were_made_of(zoo)
     assert read(zoo, "DiT-S")["results"].keys() == {"mse", "test_mse"}
 
 
+@pytest.mark.parametrize("name", ["first-stage", "preview"])
+def test_reconstructions_of_test_images_are_there_to_be_looked_at(zoo, name):
+    path = zoo / "runs" / "train" / "imagenette64" / name / "reconstructions.png"
+    with Image.open(path) as picture:
+        assert picture.size == (10 * 66 + 2, 2 * 66 + 2)  # ten images, borders of two pixels
+
+
 def test_what_was_exported_can_be_sampled_by_the_names_of_classes(zoo):
     with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
         config = hydra.compose("sample", [*SIZES, f"zoo.checkpoints={zoo / 'exported'}"])

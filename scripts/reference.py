@@ -44,6 +44,7 @@ def main(config: DictConfig) -> None:
     if config.images.path is None:
         images = open_dataset(config.eval.data, "train", **config.data)
         data = {"data": f"{config.eval.data}, training split", "data_sha256": images.sha256}
+        ordered = bool((images.labels.diff() >= 0).all())  # the first would be of few classes
     else:
         images, data = own_images(config.images)
         launch.from_main(lambda: images.require(images.count))

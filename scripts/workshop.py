@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,13 @@ from torchvision.utils import save_image
 
 import models
 from eval.datasets import open_dataset
-from models.checkpoint import load_checkpoint, record_path, recorded_sha256, save_checkpoint
+from models.checkpoint import (
+    load_checkpoint,
+    provenance,
+    record_path,
+    recorded_sha256,
+    save_checkpoint,
+)
 from models.errors import InputError
 from models.training import augment, objectives
 from models.training.loop import FREE, Training, check_same
@@ -108,10 +113,9 @@ class Workshop:
         if recipe.get("start_from"):
             load_checkpoint(network, self.file(recipe.start_from))
         identity = self.identity(recipe)
-        record_file = record_path(self.file(recipe.name))
-        record = json.loads(record_file.read_text()) if record_file.exists() else None
+        record = provenance(self.file(recipe.name))
         if record is not None:
-            check_same(identity, record, record_file)
+            check_same(identity, record, record_path(self.file(recipe.name)))
         objective = self.objective(recipe, network)
         forward = objective
         if launch.world_size() > 1:
@@ -222,7 +226,7 @@ class Workshop:
                 training.recipe, average, self.test_latents, self.test.labels
             )
         results = objective.evaluate(average, test)
-        provenance = {
+        record = {
             **training.identity,
             "images_seen": training.images,
             "weights": "exponential moving average",
@@ -231,7 +235,7 @@ class Workshop:
             "parts": training.parts,
             **self.config.zoo.get("provenance", {}),
         }
-        save_checkpoint(average, self.file(training.recipe.name), provenance)
+        save_checkpoint(average, self.file(training.recipe.name), record)
         if hasattr(average, "encode"):
             self._draw(average, training.path.with_name("reconstructions.png"))
         log.info("%s: %d images, %s", training.recipe.name, training.images, results)

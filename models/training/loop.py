@@ -104,7 +104,7 @@ class Training:
             check_same(self.identity, saved["identity"], self.path)
             for name, part in self._modules().items():
                 part.load_state_dict(saved[name])
-        except InputError:
+        except (InputError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a damaged file can raise anything
             raise InputError(
@@ -119,9 +119,10 @@ class Training:
     def go_on_from(self, images: int, parts: list[dict]) -> None:
         """Take the weights that the network has now as those after ``images`` images.
 
-        For weights that were exported where the state is lost: the average is them as well, the
-        optimiser starts anew and so warms up again.
+        For weights that were exported where the state is lost or older: the average is them as
+        well, the optimiser starts anew and so warms up again.
         """
+        self.optimizer.state.clear()
         self.average.load_state_dict(self.network.state_dict())
         self.step = self.warm_from = images // self.recipe.batch_size
         self.images, self.parts = images, parts

@@ -4,7 +4,8 @@ import pytest
 import timm.layers
 import torch
 
-from models import transformer
+import models
+from models import cost, transformer
 from tests import golden
 
 WIDTH, HEADS = 24, 3
@@ -80,3 +81,28 @@ def test_the_cpu_decides_which_attention_is_taken(monkeypatch, amx, fused):
     )
     transformer.attention(*torch.randn(3, 1, HEADS, 5, 16).bfloat16())
     assert bool(calls) == fused
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@torch.no_grad()
+def test_a_bf16_mlp_on_a_cpu_errs_no_more_than_timms(approximate):
+    timms = filled(timm.layers.Mlp(WIDTH, 2 * WIDTH, act_layer=lambda: torch.nn.GELU(approximate)))
+    ours = transformer.Mlp(WIDTH, 2 * WIDTH, approximate)
+    ours.load_state_dict(timms.state_dict())
+    exact = timms(TOKENS)
+    theirs = timms.bfloat16()(TOKENS.bfloat16())
+    (ours_error, theirs_error) = (
+        (mlp - exact).square().mean() for mlp in (ours.bfloat16()(TOKENS.bfloat16()), theirs)
+    )
+    assert ours_error <= 1.1**2 * theirs_error
+
+
+def test_what_is_fused_counts_as_multiply_accumulates():
+    network = models.create("DiT-S/8").eval()
+    assert cost.macs(network.bfloat16()) == cost.macs(network.float())
+
+
+def test_an_mlp_that_is_trained_in_bf16_has_gradients():
+    mlp = transformer.Mlp(WIDTH, 2 * WIDTH, "tanh").bfloat16()
+    mlp(TOKENS.bfloat16()).float().square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in mlp.parameters())

@@ -1,28 +1,21 @@
-"""Measure samples: ``python -m scripts.evaluate samples=PATH``, alone or by many processes."""
-
-if not __package__:
-    import as_module  # noqa: F401  says how to start it, and exits
+"""Measure images against a reference, alone or by many processes, into an immutable record."""
 
 import contextlib
 import functools
 import importlib.metadata
-import logging
 import math
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
+from omegaconf import DictConfig
 
 from eval import metrics
+from eval.extraction import as_batch, extract_shared
 from eval.features import create_extractor, extract, find_weights, known_metrics
-from eval.images import Images, ShardImages, blocks, open_images, share, warnings
-from eval.npz import Npz
+from eval.images import Images, ShardImages, blocks, open_images, warnings
 from eval.reference import (
     Reference,
     check_extractor,
@@ -30,48 +23,15 @@ from eval.reference import (
     read_stored_moments,
     save_reference,
 )
-from eval.results import ResultStore, content_hash
-from eval.shards import ShardFolder
-from models.checkpoint import recorded_sha256
 from models.errors import InputError
 from models.files import check_writable, sha256_of
-from scripts import launch
-from scripts.cli import command
-from scripts.provenance import refuse_unclean
-from scripts.tracking import check_tracking
-
-log = logging.getLogger("evaluate")
+from models.npz import Npz
+from models.weights import recorded_sha256
+from stitch.runs import devices, distributed, provenance
+from stitch.runs.records import ResultStore, content_hash
+from stitch.runs.shards import ShardFolder
 
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy")
-
-
-@command("evaluate")
-def main(config: DictConfig) -> None:
-    if config.selftest:
-        from scripts.selftest import selftest
-
-        return selftest(config)
-    if config.samples is None:
-        raise InputError("samples is not set; give the folder that scripts.sample made")
-    check_tracking(config.wandb)
-    refuse_unclean("runs", config.runs)
-    device = launch.start()
-    check_writable(config.runs, "runs")
-    images = open_images(config.samples)
-    count = launch.from_main(lambda: images.count)
-    num_images = count if config.num_images is None else config.num_images
-    evaluator = Evaluator(OmegaConf.merge(config.eval, {"reference": config.reference}), device)
-    evaluator.check(images, num_images)
-    store = ResultStore(Path(config.runs) / "records")
-    record = evaluator.record(images, num_images, store)
-    log.info("record %s", store.path(record["run"], record["protocol"]))
-    log.info("%d of the %d images of %s", num_images, count, images.path)
-    for text in warnings(images, num_images, evaluator.chunk):
-        log.warning("warning: %s", text)
-    for name, value in record["metrics"].items():
-        log.info("%-10s %.4f", name, value)
-    if launch.is_main() and config.wandb.mode != "disabled":
-        log_to_wandb(record, config.wandb)
 
 
 class Evaluator:
@@ -124,10 +84,12 @@ class Evaluator:
             few = self._too_few(self.images.count, pictures)
             if few:
                 raise InputError(f"reference={self.path} has {self.images.count} images: {few}")
-            launch.from_main(lambda: self.images.require(self.images.count))
-            self.reference_sha256 = launch.from_main(lambda: self.images.sha256(self.images.count))
+            distributed.from_main(lambda: self.images.require(self.images.count))
+            self.reference_sha256 = distributed.from_main(
+                lambda: self.images.sha256(self.images.count)
+            )
         else:
-            self.reference_sha256 = launch.from_main(lambda: sha256_of(self.path))
+            self.reference_sha256 = distributed.from_main(lambda: sha256_of(self.path))
 
     def _has_moments(self, metric: str) -> bool:
         """Whether the reference's stored moments are all that a metric needs of it."""
@@ -143,17 +105,17 @@ class Evaluator:
             return Reference(self.moments, None)
         key = {"reference": self.reference_sha256, "extractor": self.weights_sha256}
         file = Path(self.config.cache) / f"{content_hash(key)}.safetensors"
-        if not launch.from_main(file.is_file):
+        if not distributed.from_main(file.is_file):
             check_writable(self.config.cache, "eval.cache")
             kinds = [k for k in self.extractor.get_requested_features_list() if k != "logits"]
             count = self.images.count
             found = extract_shared(
                 self.extractor, self.images, count, self.config.batch_size, kinds
             )
-            if launch.is_main():
+            if distributed.is_main():
                 facts = {"data": str(self.path), "extractor_sha256": self.weights_sha256}
                 save_reference(file, found, count, facts, torch.float32)
-            launch.barrier()
+            distributed.barrier()
         made = load_reference(file)
         # ADM's stored moments are those of all of ImageNet, its images are some.
         return Reference({**made.moments, **self.moments}, made.features)
@@ -190,10 +152,12 @@ class Evaluator:
         if isinstance(images, ShardFolder):
             images = ShardImages(images)
         self.check(images, num_images)
-        launch.from_main(lambda: images.require(num_images))
+        distributed.from_main(lambda: images.require(num_images))
         protocol = self.protocol(num_images)
-        run = images.run or {"images_sha256": launch.from_main(lambda: images.sha256(num_images))}
-        stored = launch.from_main(lambda: store.get(run, protocol))
+        run = images.run or {
+            "images_sha256": distributed.from_main(lambda: images.sha256(num_images))
+        }
+        stored = distributed.from_main(lambda: store.get(run, protocol))
         if stored is not None:
             lacking = [name for name in self.config.metrics if name not in stored["metrics"]]
             if lacking:
@@ -204,7 +168,7 @@ class Evaluator:
             return stored
         started = time.perf_counter()
         values = self.measure(images, num_images)
-        if launch.is_main():
+        if distributed.is_main():
             record = {
                 "run": run,
                 "protocol": protocol,
@@ -213,12 +177,12 @@ class Evaluator:
                 "provenance": {
                     "images_sha256": images.sha256(num_images),
                     "evaluation_seconds": round(time.perf_counter() - started, 2),
-                    "evaluation_device": launch.device_name(self.device),
-                    "processes": launch.world_size(),
+                    "evaluation_device": devices.name(self.device),
+                    "processes": distributed.world_size(),
                     "python": platform.python_version(),
                     **{name: importlib.metadata.version(name) for name in PACKAGES},
                     "torch": torch.__version__,
-                    "commit": launch.commit(),
+                    "commit": provenance.commit(),
                     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 },
             }
@@ -233,22 +197,22 @@ class Evaluator:
                     f"the record of {images.path} cannot be stored in {store.folder} "
                     f"({error.strerror}); make room and evaluate again. It is: {numbers}"
                 ) from error
-        return launch.from_main(lambda: store.get(run, protocol))
+        return distributed.from_main(lambda: store.get(run, protocol))
 
     def measure(self, images: Images, num_images: int) -> dict[str, float] | None:
         """The metrics of the first ``num_images`` images, for the main rank; None for others.
 
         To be called by all ranks.
         """
-        if launch.is_main():
+        if distributed.is_main():
             self.check(images, num_images)
         reference = self.reference
-        if launch.is_main():
+        if distributed.is_main():
             self._check_dimensions(images, reference)
         kinds = sorted({metrics.FEATURES[name] for name in self.config.metrics})
         size = self.config.batch_size
         found = extract_shared(self.extractor, images, num_images, size, kinds)
-        if not launch.is_main():
+        if not distributed.is_main():
             return None
         if "features" in found:
             found["features"] = found["features"].to(self.device)
@@ -323,38 +287,6 @@ class Evaluator:
                 )
 
 
-def extract_shared(
-    extractor, images: Images, count: int, size: int, kinds: Sequence[str]
-) -> dict[str, torch.Tensor] | None:
-    """Features of the first ``count`` images in their order, for the main rank; None for others.
-
-    Ranks share the work in batches of ``size`` images, which are the same for any number of ranks.
-    """
-    ranks = launch.world_size()
-    shares = [share(count, size, rank, ranks) for rank in range(ranks)]
-    start, stop = shares[launch.rank()]
-    bar = tqdm(
-        blocks(images, start, stop, size),
-        desc="features",
-        total=-(-(stop - start) // size),
-        unit="batch",
-        leave=False,
-        disable=None if launch.is_main() else True,
-    )
-    found = extract(extractor, map(as_batch, bar), kinds)
-    counts = [stop - start for start, stop in shares]
-    gathered = {kind: launch.gather(found[kind], counts) for kind in kinds}
-    return gathered if launch.is_main() else None
-
-
-def as_batch(images: np.ndarray) -> torch.Tensor:
-    """(n, H, W, C) array -> (n, C, H, W) tensor, always of the same strides.
-
-    Convolutions choose their way, and so their rounding, by them.
-    """
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-
-
 def sampling_time(images: Images) -> dict:
     """Milliseconds per image of one process, on what, and how they spread over the shards.
 
@@ -373,18 +305,3 @@ def sampling_time(images: Images) -> dict:
         "batch_size": timings[-1]["batch_size"],
         "device": timings[-1]["device"],
     }
-
-
-def log_to_wandb(record: dict, settings: DictConfig) -> None:
-    """One wandb run of the record: its metrics logged, all else as config."""
-    import wandb
-
-    facts = {key: value for key, value in record.items() if key != "metrics"}
-    name = content_hash({"run": record["run"], "protocol": record["protocol"]})
-    with wandb.init(project=settings.project, mode=settings.mode, name=name, config=facts) as run:
-        run.log(record["metrics"])
-
-
-if __name__ == "__main__":
-    sys.argv = ["selftest=true" if word == "selftest" else word for word in sys.argv]
-    main()

@@ -15,9 +15,11 @@ from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtra
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import register_feature_extractor
 
-from models.checkpoint import CheckpointError, load_checkpoint, read_tensors, sha256_of
+from models.checkpoint import load_checkpoint, read_tensors
 from models.classifier import Classifier, ResNetClassifier
 from models.errors import InputError
+from models.files import sha256_of
+from models.weights import CheckpointError
 
 
 class ClassifierFeatures(FeatureExtractorBase):

@@ -14,10 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
-from eval.npz import Npz
 from eval.pictures import ImageError, decode, decode_resized, find_pictures, kind, turned
-from eval.shards import ShardError, ShardFolder, folder_digest, open_folder, read_owner
 from models.files import sha256_of
+from models.npz import Npz
+from stitch.runs.shards import ShardError, ShardFolder, folder_digest, open_folder, read_owner
 
 
 class Images(Protocol):

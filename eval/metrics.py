@@ -9,7 +9,7 @@ from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from eval.neighbours import precision_recall
+from eval.precision_recall import precision_recall
 from models.errors import InputError
 
 # Every metric, and the kind of features that it is computed on.

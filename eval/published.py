@@ -5,14 +5,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from eval.evaluator import Evaluator
 from eval.features import find_weights
 from eval.images import open_images
-from eval.results import ResultStore
-from models.checkpoint import CheckpointError
 from models.errors import InputError
-from scripts import launch
-from scripts.cli import CONFIGS
-from scripts.evaluate import Evaluator
+from models.weights import CheckpointError
+from models.zoo import ROOT
+from stitch.runs import devices
+from stitch.runs.records import ResultStore
 
 log = logging.getLogger("selftest")
 
@@ -28,9 +28,9 @@ def selftest(config: DictConfig) -> None:
     """
     evaluation = config.eval
     if "published" not in evaluation:
-        evaluation = OmegaConf.load(CONFIGS / "eval" / "imagenet.yaml")
+        evaluation = OmegaConf.load(ROOT / "configs" / "eval" / "imagenet.yaml")
     published = evaluation.published
-    device = launch.start()
+    device = devices.start()
     missing = missing_files(evaluation)
     present = [batch for batch in published.batches if Path(batch.path).is_file()]
     if missing and (len(missing) > len(published.batches) - len(present) or not present):

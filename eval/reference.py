@@ -13,15 +13,10 @@ import torch
 from torch import Tensor
 
 from eval.metrics import Moments, moments
-from eval.npz import Npz
-from models.checkpoint import (
-    CheckpointError,
-    provenance,
-    read_tensors,
-    recorded_sha256,
-    save_tensors,
-)
+from models.checkpoint import read_tensors
 from models.errors import InputError
+from models.npz import Npz
+from models.weights import CheckpointError, provenance, recorded_sha256, save_tensors
 
 # kind of features -> names of its mean and covariance: in our files, and in ADM's.
 _OURS = {"features": ("mean", "covariance"), "spatial": ("spatial_mean", "spatial_covariance")}

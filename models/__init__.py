@@ -1,9 +1,10 @@
 """Networks, first stages, and the ways weights come in. Knows nothing of sampling."""
 
-from models.checkpoint import CheckpointError, load_checkpoint
-from models.layouts import save_diffusers
+from models.adapters import save_diffusers
+from models.checkpoint import load_checkpoint
 from models.registry import create
 from models.spec import DenoiserSpec, check_stitchable
+from models.weights import CheckpointError
 from models.zoo import Zoo, load_zoo
 
 __all__ = [

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.checkpoint import save_tensors
 from models.errors import InputError
+from models.weights import save_tensors
 
 State = dict[str, Tensor]
 

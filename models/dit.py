@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.adapters import dit_from_diffusers
 from models.errors import InputError
-from models.layouts import dit_from_diffusers
 from models.spec import DenoiserSpec
 from models.transformer import Attention, Mlp, PatchEmbed
 

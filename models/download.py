@@ -1,14 +1,10 @@
-"""Get a zoo's published files: ``python -m scripts.download zoo=imagenet256-dit [what=all]``.
+"""Transfers of published files.
 
-Interrupted, the same command goes on where it stopped. A file gets its name when it is whole and
-its checksum is right; the checksum is recorded beside it.
+A file gets its name when it is whole and its checksum is right; the checksum is recorded beside it.
+Interrupted, the next call goes on where it stopped.
 """
 
-if not __package__:
-    import as_module  # noqa: F401  says how to start it, and exits
-
 import json
-import logging
 import os
 import shutil
 import urllib.error
@@ -18,51 +14,17 @@ import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from omegaconf import DictConfig
 from tqdm import tqdm
 
-import models
-from models.checkpoint import record_path, replacing, sha256_of, write_atomically
-from models.errors import InputError
+from models.files import replacing, sha256_of, write_atomically
+from models.weights import record_path
 from models.zoo import PublishedFile
-from scripts.cli import command
-
-log = logging.getLogger("download")
 
 TIMEOUT = 60  # seconds without an answer
 
 
 class DownloadError(Exception):
     """A URL did not give the file; the message says what it gave."""
-
-
-@command("download")
-def main(config: DictConfig) -> None:
-    zoo = models.Zoo(config.zoo)
-    if not zoo.files:
-        log.info("zoo %s is shipped; there is nothing to download", zoo.name)
-        return
-    wanted = [
-        file
-        for name, file in zoo.files.items()
-        if config.what == "all" or (config.what == "reference") == (name == "reference")
-    ]
-    if config.dry_run:
-        for file in wanted:
-            log.info("%-14s %-12s %s", file.name, file.state(), file.size or "size unknown")
-            log.info("    to   %s\n    from %s", file.path, "\n      or ".join(file.urls))
-        return
-    problems = []
-    for file in wanted:
-        try:
-            log.info("%s: %s", file.name, get(file))
-        except DownloadError as error:
-            problems.append(f"{file.name}: {error}; put it at {file.path}")
-    if problems:
-        raise InputError(
-            f"{len(problems)} of {len(wanted)} files could not be downloaded. "
-            "Fetch them by hand or run the command again: " + " | ".join(problems)
-        )
 
 
 def get(file: PublishedFile) -> str:
@@ -177,7 +139,3 @@ def _record(file: PublishedFile, url: str | None) -> None:
     record = {"file": file.path.name, "sha256": sha256_of(file.path), "url": url}
     record |= {"bytes": file.path.stat().st_size, "licence": file.licence}
     write_atomically(record_path(file.path), (json.dumps(record, indent=2) + "\n").encode())
-
-
-if __name__ == "__main__":
-    main()

@@ -7,3 +7,13 @@ class InputError(ValueError):
     The message names it, its value and the fix. Commands print it as one line and exit with 2;
     anything else that is raised is a bug and keeps its traceback.
     """
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether an error is no bug: of input, the system, weights or precision.
+
+    An ``OSError`` without a number is a library's own and no answer of the system.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None
+    return isinstance(error, InputError | FloatingPointError)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.adapters import autoencoder_state
 from models.errors import InputError
-from models.layouts import autoencoder_state
 
 # Decoded at once; a decoder's activations take about 1 kB a pixel in float32.
 DECODED_PIXELS = 2**19

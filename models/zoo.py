@@ -9,20 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from models.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    provenance,
-    recorded_sha256,
-    sha256_of,
-)
+from models.checkpoint import load_checkpoint
 from models.classes import Classes
 from models.cost import macs
 from models.errors import InputError
+from models.files import sha256_of
 from models.first_stage import CONFIGURATIONS as FIRST_STAGES
 from models.quantise import quantise
 from models.registry import create
 from models.spec import DenoiserSpec, check_stitchable
+from models.weights import CheckpointError, provenance, recorded_sha256
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "configs" / "zoo"

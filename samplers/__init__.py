@@ -11,9 +11,20 @@ from samplers.dpm_solver import DPMSolver
 from samplers.guidance import Guidance
 from samplers.heun import Heun
 from samplers.pndm import PNDM
+from samplers.sampler import Sampler
 from samplers.schedule import NoiseSchedule
 
-__all__ = ["DDIM", "DDPM", "PNDM", "DPMSolver", "Guidance", "Heun", "NoiseSchedule", "create"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "PNDM",
+    "DPMSolver",
+    "Guidance",
+    "Heun",
+    "NoiseSchedule",
+    "Sampler",
+    "create",
+]
 
 
 def _visits(name: str, steps: int, schedule: NoiseSchedule, **_) -> list[int]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -78,12 +79,17 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def check_groups(overrides: Sequence[str]) -> None:
+def overrides() -> list[str]:
+    """The settings on the command line, as they were given."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def check_groups(words: Sequence[str]) -> None:
     """Refuse a number, true, false or null where a file of a group of configs is chosen.
 
     Hydra does so too, without saying which.
     """
-    for text in overrides:
+    for text in words:
         group = text.partition("=")[0]
         if "=" not in text or not (CONFIGS / group).is_dir():
             continue
@@ -165,17 +171,14 @@ def user_errors() -> Iterator[None]:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether it is the user's: of input, the command line, the system, weights or precision.
-
-    An ``OSError`` without a number is a library's own and no answer of the system.
-    """
-    if isinstance(error, OSError) and error.errno is not None:
+    """Whether it is the user's: of the command line, or what ``models.errors`` says is one."""
+    if isinstance(error, CommandLineError | HydraException | OmegaConfBaseException):
         return True
-    known = [CommandLineError, FloatingPointError, HydraException, OmegaConfBaseException]
-    # Imported here it would take torch; where it was not, nobody can have raised it.
-    if "models.errors" in sys.modules:
-        known.append(sys.modules["models.errors"].InputError)
-    return isinstance(error, tuple(known))
+    if isinstance(error, OSError):
+        return error.errno is not None
+    # Imported here it would take torch; where it was not, nobody can have raised its errors.
+    errors = sys.modules.get("models.errors")
+    return errors is not None and errors.is_mistake(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -14,12 +14,12 @@ import torch
 from omegaconf import DictConfig
 
 import models
-from models.checkpoint import recorded_sha256, save_tensors
 from models.dit import DiT
 from models.errors import InputError
 from models.files import check_writable, writing
-from scripts import launch
+from models.weights import recorded_sha256, save_tensors
 from scripts.cli import command
+from stitch.runs import devices, provenance
 
 log = logging.getLogger("convert")
 
@@ -27,7 +27,7 @@ log = logging.getLogger("convert")
 @command("convert")
 def main(config: DictConfig) -> None:
     with torch.device("meta"):
-        network = models.create(config.network).to(launch.PRECISIONS[config.precision])
+        network = models.create(config.network).to(devices.PRECISIONS[config.precision])
     target = Path(config.target)
     if target.suffix != ".safetensors" and not isinstance(network, DiT):
         raise InputError(f"target={target}: only a DiT can be written for diffusers")
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
         "source_sha256": recorded_sha256(config.source),
         "key": source.key,  # None: the file is nothing but weights
         "ema": source.averaged,  # None: the file does not say so
-        "commit": launch.commit(),
+        "commit": provenance.commit(),
     }
     with writing(target, "target"):
         if target.suffix == ".safetensors":

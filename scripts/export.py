@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from eval.export import write_npz, write_pngs
-from eval.shards import open_folder
 from models.errors import InputError
 from models.files import check_writable, writing
 from scripts.cli import command
+from stitch.runs.shards import open_folder
 
 log = logging.getLogger("export")
 

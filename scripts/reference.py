@@ -16,15 +16,15 @@ import torch
 from omegaconf import DictConfig
 
 from eval.datasets import open_dataset
+from eval.extraction import extract_shared
 from eval.features import create_extractor, find_weights
 from eval.images import FolderImages, Images, open_images, warnings
 from eval.reference import save_reference
-from models.checkpoint import recorded_sha256
 from models.errors import InputError
 from models.files import check_writable
-from scripts import launch
+from models.weights import recorded_sha256
 from scripts.cli import command
-from scripts.evaluate import extract_shared
+from stitch.runs import devices, distributed, provenance
 
 log = logging.getLogger("reference")
 
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
         )
     if not str(config.reference).endswith(".safetensors"):
         raise InputError(f"reference={config.reference} must be the name of a .safetensors file")
-    device = launch.start()
+    device = devices.start()
     check_writable(Path(config.reference).parent, "reference")
     ordered = False
     if config.images.path is None:
@@ -47,21 +47,21 @@ def main(config: DictConfig) -> None:
         ordered = bool((images.labels.diff() >= 0).all())  # the first would be of few classes
     else:
         images, data = own_images(config.images)
-        launch.from_main(lambda: images.require(images.count))
-        data["data_sha256"] = launch.from_main(lambda: images.sha256(images.count))
+        distributed.from_main(lambda: images.require(images.count))
+        data["data_sha256"] = distributed.from_main(lambda: images.sha256(images.count))
         ordered = bool(warnings(images, min(config.num_features, images.count), chunk=None))
     weights = find_weights(config.eval.weights, config.eval.url)
     extractor = create_extractor(config.eval.extractor, weights, device)
     kinds = [kind for kind in extractor.get_requested_features_list() if kind != "logits"]
     found = extract_shared(extractor, images, images.count, config.eval.batch_size, kinds)
-    if not launch.is_main():
+    if not distributed.is_main():
         return
     facts = {
         **data,
         "extractor": config.eval.extractor,
         "extractor_sha256": recorded_sha256(weights),
-        "device": launch.device_name(device),
-        "commit": launch.commit(),
+        "device": devices.name(device),
+        "commit": provenance.commit(),
     }
     # Float16 holds the shipped classifier's features well; others' are kept as they are.
     dtype = torch.float16 if config.images.path is None else torch.float32

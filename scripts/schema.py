@@ -1,4 +1,6 @@
-"""What every setting of every command may be: one table, checked before anything else is done.
+"""What every setting of every command may be, checked before anything else is done.
+
+The table is ``scripts/schema.yaml``.
 
 A setting is named with its groups, ``guidance.scale``; in a pattern ``*`` stands for one name and
 ``**`` for any number of them, and the first pattern that fits counts. Types and ranges are here;
@@ -9,13 +11,17 @@ knows by name (samplers, networks, metrics, noise schedules), it refuses by name
 import functools
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
+TABLE = Path(__file__).with_suffix(".yaml")
 LARGEST = 2**63 - 1  # of what numpy and torch count with
 
 
@@ -89,283 +95,63 @@ def _list_of(kind: Kind) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and value != [] and all(map(kind.holds, value))
 
 
-NULL = Kind("null", lambda value: value is None)
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-TEXT = Kind("text", lambda value: isinstance(value, str) and value != "")
+_TEXT = Kind("text", lambda value: isinstance(value, str) and value != "")
+_CLASS = _TEXT | whole(0)
 ANYTHING = Kind("anything", lambda value: True)
-NUMBERS = Kind("a list of numbers", _list_of(number()))
-# Of noise, infinite where an interval has no end.
-LEVEL = Kind("a number", lambda value: type(value) in (int, float) and not math.isnan(value))
-SHARE = number(0, 1)
-COUNT = whole(1)
-SHAPE = exactly(3, COUNT)
-SEED = whole(0, 2**64 - 1)
-WANDB = {"wandb.mode": one_of("disabled", "offline", "online"), "wandb.project": TEXT}
-
-SAMPLING = {
-    "sampler.name": TEXT,
-    "sampler.steps": COUNT,
-    "sampler.spacing": TEXT | NUMBERS,
-    "sampler.eta": SHARE,
-    "sampler.order": whole(1, 3),
-    "sampler.variance": TEXT,
-    "sampler.fallback": TEXT,
-    "sampler.algorithm": TEXT,
-    "sampler.method": TEXT,
-    "sampler.history": TEXT,
-    "sampler.set_alpha_to_one": FLAG,
-    "sampler.lower_order_final": FLAG,
-    "sampler.exact_curvature": FLAG,
-    "allocation.rule": TEXT,
-    "allocation.denoisers": several(TEXT) | NULL,
-    "allocation.small": SHARE,
-    "allocation.fractions": several(number()) | NULL,
-    "allocation.switches": several(number()),
-    "allocation.runs": TEXT,
-    "allocation.seed": SEED,
-    "allocation.strict": FLAG,
-    "guidance.scale": number(0),
-    "guidance.channels": COUNT | NULL,
-    "guidance.guide": TEXT | NULL,
-    "guidance.steps": exactly(2, whole(0)) | NULL,
-    "guidance.log_snr": exactly(2, LEVEL) | NULL,
-    "schedule": TEXT | NULL,
-    "alignment": one_of("log-snr", "timestep"),
-    "seed": SEED,
+# Kinds that take no arguments.
+_SIMPLE = {
+    "null": Kind("null", lambda value: value is None),
+    "flag": Kind("true or false", lambda value: isinstance(value, bool)),
+    "text": _TEXT,
+    "anything": ANYTHING,
+    # Infinite where an interval has no end.
+    "level": Kind("a number", lambda value: type(value) in (int, float) and not math.isnan(value)),
+    "class": _CLASS,
     "labels": replace(
-        TEXT | several(TEXT | whole(0)), text="random | balanced | classes by number or name"
+        _TEXT | several(_CLASS), text="random | balanced | classes by number or name"
     ),
-    "num_images": COUNT,
-    "precision": one_of("fp32", "bf16", "fp16", "auto"),
-    "quantisation": one_of("int8", "fp8") | NULL,
-    "decoder": one_of("first-stage", "preview"),
-    "compile": FLAG,
-    "batch_size": COUNT,
-    "shard_size": COUNT,
-    "runs": TEXT,
+    "count": whole(1),
+    "share": number(0, 1),
+    "seed": whole(0, 2**64 - 1),
 }
 
-ZOO = {
-    "zoo.name": TEXT,
-    "zoo.image_shape": SHAPE,
-    "zoo.latent_shape": SHAPE,
-    "zoo.num_classes": COUNT,
-    "zoo.checkpoints": TEXT,
-    "zoo.schedule": TEXT,
-    "zoo.guidance_channels": COUNT,
-    "zoo.unconditional": TEXT,
-    "zoo.default_denoisers": several(TEXT),
-    "zoo.classes": several(TEXT),
-    "zoo.imagenet_classes": several(whole(0, 999)),
-    "zoo.data": TEXT,
-    "zoo.flips": FLAG,
-    "zoo.provenance.*": TEXT,
-    # Networks: what models.create takes.
-    "zoo.**.name": TEXT,
-    "zoo.**.file": TEXT,
-    "zoo.**.image_shape": SHAPE,
-    "zoo.**.latent_shape": SHAPE,
-    "zoo.**.num_classes": COUNT,
-    "zoo.**.schedule": TEXT,
-    "zoo.**.latent_space": TEXT | NULL,
-    "zoo.**.prediction_type": TEXT,
-    "zoo.classifier.widths": several(COUNT),
-    "zoo.denoisers.*.patch_size": COUNT,
-    "zoo.denoisers.*.width": COUNT,
-    "zoo.denoisers.*.depth": COUNT,
-    "zoo.denoisers.*.num_heads": COUNT,
-    "zoo.denoisers.*.mlp_ratio": number(0, above=True),
-    "zoo.denoisers.*.learn_sigma": FLAG,
-    "zoo.denoisers.*.frequency_shift": whole(0),
-    "zoo.denoisers.*.timestep_offset": whole(0),
-    "zoo.denoisers.*.null_class": FLAG,
-    "zoo.denoisers.*.conv": FLAG,
-    "zoo.denoisers.*.model_channels": COUNT,
-    "zoo.denoisers.*.channel_mult": several(COUNT),
-    "zoo.denoisers.*.num_res_blocks": COUNT,
-    "zoo.denoisers.*.attention_resolutions": several(COUNT),
-    "zoo.denoisers.*.num_head_channels": COUNT | NULL,
-    "zoo.denoisers.*.context_width": COUNT,
-    "zoo.denoisers.*.norm_groups": COUNT,
-    # First stages: what diffusers' autoencoders take, and scale and rounding.
-    "zoo.*.scale": number(0, above=True),
-    "zoo.*.rounding": TEXT,
-    "zoo.*.patch_size": COUNT,
-    "zoo.*.in_channels": COUNT,
-    "zoo.*.out_channels": COUNT,
-    "zoo.*.latent_channels": COUNT,
-    "zoo.*.layers_per_block": COUNT,
-    "zoo.*.norm_num_groups": COUNT,
-    "zoo.*.*_block_types": several(TEXT),
-    "zoo.*.*block_out_channels": several(COUNT),
-    "zoo.*.num_*_blocks": several(COUNT),
-    "zoo.first_stage.*": ANYTHING,
-    "zoo.preview.*": ANYTHING,
-    "zoo.files.*.path": TEXT,
-    "zoo.files.*.urls": several(TEXT),
-    "zoo.files.*.size": TEXT,
-    "zoo.files.*.sha256": TEXT,
-    "zoo.files.*.licence": TEXT,
-    "zoo.files.*.member": TEXT,
-    "zoo.files.*.ema": FLAG,
-    "zoo.published.protocol": TEXT,
-    "zoo.published.source": TEXT,
-    "zoo.published.fid.*": number(0),
-}
 
-EVALUATION = {
-    "eval.extractor": TEXT,
-    "eval.data": TEXT,
-    "eval.weights": TEXT,
-    "eval.url": TEXT | NULL,
-    "eval.reference": TEXT,
-    "eval.metrics": several(TEXT),
-    "eval.neighbours": COUNT,
-    "eval.distances": one_of("float32", "float16"),
-    "eval.chunk": COUNT,
-    "eval.batch_size": COUNT,
-    "eval.rows": COUNT,
-    "eval.cache": TEXT,
-    "eval.published.limits.*": number(0),
-    "eval.published.batches.*.expected.*": number(),
-    "eval.published.**": TEXT,
-}
+def parse(text: str) -> Kind:
+    """The kind that a row of ``scripts/schema.yaml`` describes."""
+    kinds = [_parse(part.split()) for part in text.split(" | ")]
+    return functools.reduce(operator.or_, kinds)
 
-TRAINING = {
-    "train.name": TEXT,
-    "train.kind": TEXT,
-    "train.start_from": TEXT,
-    "train.seed": whole(0, 2**40),  # generators' seeds are multiples of it, and less than 2^64
-    "train.minutes": number(0, above=True) | NULL,
-    "train.images": COUNT | NULL,
-    "train.batch_size": COUNT | NULL,
-    "train.lr": number(0, above=True) | NULL,
-    "train.on_gpu.images": COUNT,
-    "train.on_gpu.batch_size": COUNT,
-    "train.on_gpu.lr": number(0, above=True),
-    "train.betas": exactly(2, SHARE),
-    "train.weight_decay": number(0),
-    "train.warmup_steps": COUNT,
-    "train.cooldown": SHARE,
-    "train.clip_grad_norm": number(0, above=True),
-    "train.ema_decay": SHARE,
-    "train.ema_width": SHARE,
-    "train.weighting": TEXT,
-    "train.interval": exactly(2, whole(0)),
-    "train.label_dropout": SHARE,
-    "train.label_smoothing": SHARE,
-    "train.mixup": number(0),
-    "train.augment.name": TEXT,
-    "train.augment.pixels": whole(0),
-    "train.augment.area": exactly(2, SHARE),
-    "train.kl_weight": number(0),
-    "train.feature_weight": number(0),
-    "export_every": COUNT,
-    "threads": COUNT | NULL,
-    "nice": whole(0, 19),
-    "export": TEXT,
-    "log_every": COUNT,
-    "checkpoint_seconds": number(0),
-    "data.root": TEXT | NULL,
-    "data.download": FLAG,
-}
 
-THROUGHPUT = {
-    "**throughput.device": TEXT,
-    "**throughput.basis": TEXT,
-    "**throughput.source": TEXT,
-    "**throughput.devices": several(COUNT),
-    "**throughput.macs_per_second": number(0, above=True),
-    "**throughput.ms_per_evaluation.*": number(0, above=True),
-}
+def _parse(words: list[str]) -> Kind:
+    head, *rest = words
+    if head == "one-of":
+        return one_of(*rest)
+    if head == "whole":
+        return whole(*map(int, rest))
+    if head in ("number", "above"):
+        return number(*map(float, rest), above=head == "above")
+    if head == "list":
+        return several(_parse(rest))
+    if head == "several":
+        kind = _parse(rest)
+        text = "a list of numbers" if kind.text == "a number" else f"a list, each {kind.text}"
+        return Kind(text, _list_of(kind))
+    if head == "exactly":
+        return exactly(int(rest[0]), _parse(rest[1:]))
+    return _SIMPLE[head]
 
-FIGURES = {
-    "run": FLAG,
-    "protocol": TEXT | NULL,
-    "figures": TEXT | NULL,
-    "claims": TEXT | NULL,
-    "report": TEXT | NULL,
-    "thresholds.*": number(),
-    "**protocols.*.steps": number(0, above=True),
-    "**protocols.*.images": number(0, above=True),
-    "datasets.*.protocol": TEXT,
-    "datasets.*.families.*.*": TEXT,
-    "figure.**.title": TEXT,
-    "figure.**.label": TEXT,
-    "figure.*.kind": TEXT,
-    "figure.*.family": TEXT,
-    "figure.*.scaled": FLAG,
-    "figure.*.latency": FLAG,
-    "figure.*.log": several(TEXT),
-    "figure.*.shown": COUNT,
-    "figure.*.across": TEXT,
-    "figure.*.y": several(TEXT),
-    "figure.*.columns": several(TEXT),
-    "figure.**.runs.sampler": TEXT,
-    "figure.**.runs.steps": COUNT | Kind("a list of such", _list_of(COUNT)),
-    "figure.**.runs.guidance": number(0),
-    "figure.**.runs.images": COUNT,
-    "figure.**.runs.labels.*": several(TEXT | whole(0)),
-    "figure.**.runs.settings": ANYTHING,  # settings of runs, checked when they are composed
-    "figure.**.allocations.resolution": COUNT,
-    "figure.**.allocations.rule": TEXT,
-    "figure.**.allocations.small": SHARE,
-    "figure.**.allocations.fractions": several(Kind("a list of shares", _list_of(SHARE))),
-    "figure.**.denoisers": several(TEXT),
-    "figure.**.reported": TEXT,
-    "figure.**.reported.*": TEXT,
-}
 
-MEASURING = {
-    "bench": TEXT,
-    "denoisers": several(TEXT) | NULL,
-    "variants": several(TEXT),
-    "fractions": several(SHARE),
-    "peers": several(TEXT),
-    "features": several(Kind("[samples, references, width]", SHAPE.holds)),
-    "processes": several(COUNT),
-    "results": TEXT,
-    "repetitions": COUNT,
-    "warm_up": COUNT,
-    "resolution": COUNT,
-    "allocations": several(TEXT) | NULL,
-    "memory": FLAG,
-    "budget": TEXT | number(0, above=True),
-    "batch": COUNT,
-    "quality": one_of("results", "heuristic"),
-    "top": COUNT,
-    "verify": FLAG,
-    "measure": FLAG,
-}
-
-FILES = {
-    "samples": TEXT | NULL,
-    "reference": TEXT,
-    "images.path": TEXT | NULL,
-    "images.resize": COUNT | NULL,
-    "images.exif": one_of("ignore", "apply"),
-    "selftest": FLAG,
-    "num_features": COUNT,
-    "network": TEXT,
-    "source": TEXT,
-    "target": TEXT | NULL,
-    "ema": FLAG,
-    "what": one_of("weights", "reference", "all"),
-    "dry_run": FLAG,
-    "name": TEXT | NULL,
-}
-
-SETTINGS = {
-    **SAMPLING, **ZOO, **EVALUATION, **TRAINING, **THROUGHPUT, **FIGURES, **MEASURING, **FILES,
-    **WANDB,
-}  # fmt: skip
+SETTINGS = {name: parse(text) for name, text in yaml.safe_load(TABLE.read_text()).items()}
 
 # What a setting is in one command and not in the others.
 OF_COMMANDS = {
-    "evaluate": {"num_images": COUNT | NULL},
-    "export": {"num_images": COUNT | NULL},
-    "convert": {"precision": one_of("fp32", "fp16", "bf16"), "target": TEXT},
-    "train": {"precision": one_of("auto", "fp32", "bf16"), "compile": FLAG | NULL},
+    command: {name: parse(text) for name, text in settings.items()}
+    for command, settings in {
+        "evaluate": {"num_images": "count | null"},
+        "export": {"num_images": "count | null"},
+        "convert": {"precision": "one-of fp32 fp16 bf16", "target": "text"},
+        "train": {"precision": "one-of auto fp32 bf16", "compile": "flag | null"},
+    }.items()
 }
 
 

@@ -4,12 +4,13 @@ from stitch.allocation import Allocation, simplex
 from stitch.pareto import pareto_frontier
 from stitch.prefix import SharedPrefix, shared_evaluations
 from stitch.sampling import sample
-from stitch.trajectory import Trajectory, evaluations
+from stitch.trajectory import Trajectory, Wrapper, evaluations
 
 __all__ = [
     "Allocation",
     "SharedPrefix",
     "Trajectory",
+    "Wrapper",
     "evaluations",
     "pareto_frontier",
     "sample",

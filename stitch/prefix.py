@@ -1,19 +1,19 @@
 """Trajectories that begin alike, computed once up to where they part."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from stitch.trajectory import Trajectory
+from stitch.trajectory import Denoise, Trajectory
 
 
 class SharedPrefix:
-    """``denoise`` of one batch's trajectories, which remembers what the one before was answered.
+    """A wrapper that evaluates the shared beginning of several trajectories of one batch once.
 
-    A denoiser answers the same question with the same bits, so two trajectories from the same noise
-    are the same up to the first step at which other denoisers are evaluated, whatever a sampler
-    remembers from step to step. Up to there nothing is evaluated again.
+    Two trajectories from the same noise are the same, bit by bit, up to the first step at which
+    other denoisers are evaluated. The predictions of one walk are cached, and the next walk takes
+    them up to that step.
 
     Walk the allocations in the order of their ``steps``: neighbours then have the most in common,
     nothing is computed twice, and the predictions of one trajectory are all that is kept.
@@ -29,9 +29,8 @@ class SharedPrefix:
         self._noise: Tensor | None = None  # the state at the first step
         self._kept: list[tuple[tuple[str, ...], Tensor]] = []  # by step: evaluated, predicted
 
-    def denoise(self, trajectory: Trajectory) -> Callable[[Tensor, int], Tensor]:
-        """``denoise(x, step)`` that answers as ``trajectory`` does; steps are asked in order."""
-
+    def wrap(self, denoise: Denoise, trajectory: Trajectory) -> Denoise:
+        """See ``stitch.trajectory.Wrapper``."""
         following = False
 
         def answer(x: Tensor, step: int) -> Tensor:
@@ -45,7 +44,7 @@ class SharedPrefix:
             if following:
                 self.saved += len(asked)
                 return self._kept[step][1]
-            prediction = trajectory(x, step)
+            prediction = denoise(x, step)
             self.evaluated += len(asked)
             self._kept[step:] = [(asked, prediction)]
             return prediction

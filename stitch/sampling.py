@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
+from samplers import Sampler
 from samplers.guidance import Guidance
 from samplers.noise import check_index, check_seed, initial_noise, random_embedding, step_noise
 from stitch.allocation import Allocation
-from stitch.prefix import SharedPrefix
-from stitch.trajectory import Trajectory
+from stitch.trajectory import Denoise, Trajectory, Wrapper
 
 ALIGNMENTS = ("log-snr", "timestep")
 
@@ -20,7 +20,7 @@ ALIGNMENTS = ("log-snr", "timestep")
 @torch.no_grad()
 def sample(
     zoo,
-    sampler,
+    sampler: Sampler,
     allocation: Allocation,
     labels: Sequence[int | str],
     seed: int = 0,
@@ -30,7 +30,7 @@ def sample(
     guidance: Guidance | None = None,
     alignment: str = "log-snr",
     callback: Callable[..., None] | None = None,
-    prefix: SharedPrefix | None = None,
+    wrappers: Sequence[Wrapper] = (),
 ) -> np.ndarray:
     """Sample one batch of images.
 
@@ -48,8 +48,8 @@ def sample(
             timestep with the same ``log-snr``, or (naively) at the same ``timestep``.
         callback: called after every step with ``step, t, x, x_0, denoiser, nfe``: the state and
             the prediction (B, C, H, W), who owned the step, network evaluations so far.
-        prefix: what the same batch was answered under another allocation; where this one begins
-            alike, nothing is evaluated. The images are the same to the bit.
+        wrappers: what stands between sampler and trajectory, such as a ``SharedPrefix``; the
+            outermost last.
 
     Returns:
         (B, H, W, C) uint8 images.
@@ -75,31 +75,34 @@ def sample(
         indices,
         alignment,
         callback,
-        prefix,
+        wrappers,
     )
+    return to_images(zoo, latents)
+
+
+@torch.no_grad()
+def to_images(zoo, latents: Tensor) -> np.ndarray:
+    """(B, C, H, W) latents -> (B, H, W, C) uint8 images."""
     return zoo.first_stage.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def sample_latents(
+def stitched(
     denoisers,
-    sampler,
+    sampler: Sampler,
     allocation: Allocation,
     labels: Tensor,
     guidance: Guidance,
     seed: int,
     indices: Sequence[int],
     alignment: str = "log-snr",
-    callback: Callable[..., None] | None = None,
-    prefix: SharedPrefix | None = None,
-) -> Tensor:
-    """(B, C, H, W) latents of the samples ``indices`` with (B,) ``labels``; see ``sample``."""
+) -> Trajectory:
+    """The trajectory of the samples ``indices`` with (B,) ``labels``; see ``sample``."""
     for index in indices:
         check_index(index)
     check_seed(seed)
     if alignment not in ALIGNMENTS:
         raise InputError(f"alignment={alignment!r} is unknown; known: {', '.join(ALIGNMENTS)}")
-    shape, device = denoisers[allocation.steps[0]].spec.latent_shape, labels.device
-    trajectory = Trajectory(
+    return Trajectory(
         denoisers,
         allocation,
         sampler.timesteps,
@@ -107,14 +110,34 @@ def sample_latents(
         guidance,
         sampler.schedule,
         alignment == "log-snr",
-        lambda width: _onto(random_embedding(seed, indices, width), device),
+        lambda width: _onto(random_embedding(seed, indices, width), labels.device),
     )
+
+
+@torch.no_grad()
+def sample_latents(
+    denoisers,
+    sampler: Sampler,
+    allocation: Allocation,
+    labels: Tensor,
+    guidance: Guidance,
+    seed: int,
+    indices: Sequence[int],
+    alignment: str = "log-snr",
+    callback: Callable[..., None] | None = None,
+    wrappers: Sequence[Wrapper] = (),
+) -> Tensor:
+    """(B, C, H, W) latents of the samples ``indices`` with (B,) ``labels``; see ``sample``."""
+    trajectory = stitched(
+        denoisers, sampler, allocation, labels, guidance, seed, indices, alignment
+    )
+    shape, device = denoisers[allocation.steps[0]].spec.latent_shape, labels.device
     nfe = list(itertools.accumulate(len(step) for step in trajectory.evaluations))
 
     def report(step: int, **state) -> None:
         callback(step=step, **state, denoiser=allocation.steps[step], nfe=nfe[step])
 
-    def walk(denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def walk(denoise: Denoise) -> Tensor:
         return sampler(
             denoise,
             _onto(initial_noise(seed, indices, shape), device),
@@ -123,7 +146,10 @@ def sample_latents(
             switches=allocation.switches,
         )
 
-    latents = walk(trajectory if prefix is None else prefix.denoise(trajectory))
+    denoise: Denoise = trajectory
+    for wrapper in wrappers:
+        denoise = wrapper.wrap(denoise, trajectory)
+    latents = walk(denoise)
     # Asked once, as every question makes the host wait; what is not finite stays so to the end.
     if not torch.isfinite(latents).all():
         walk(lambda x, step: _finite(trajectory, x, step, indices))

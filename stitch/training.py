@@ -12,19 +12,16 @@ from torch import nn
 from torchvision.utils import save_image
 
 import models
-from eval.datasets import open_dataset
-from models.checkpoint import (
-    load_checkpoint,
-    provenance,
-    record_path,
-    recorded_sha256,
-    save_checkpoint,
-)
+from models.checkpoint import load_checkpoint
 from models.errors import InputError
 from models.training import augment, objectives
 from models.training.loop import FREE, Training, check_same
+from models.weights import provenance, record_path, recorded_sha256, save_checkpoint
+from models.zoo import ROOT
 from samplers.objective import DenoiserObjective
-from scripts import launch
+from stitch.runs import devices, distributed
+from stitch.runs.provenance import commit
+from stitch.runs.tracking import metrics_logger
 
 log = logging.getLogger("train")
 
@@ -39,14 +36,15 @@ class Workshop:
     Args:
         config: ``configs/train.yaml``, composed.
         device: of networks and data.
+        open_split: ``train`` or ``test`` -> that part of the zoo's data set.
     """
 
-    def __init__(self, config: DictConfig, device: torch.device):
-        self.config, self.device = config, device
+    def __init__(self, config: DictConfig, device: torch.device, open_split: Callable):
+        self.config, self.device, self._open_split = config, device, open_split
         self.zoo_name = config.zoo.name
         self.export_folder = Path(config.export)
-        self.commit = launch.commit()
-        self.dtype = launch.dtype(config.precision, device)
+        self.commit = commit()
+        self.dtype = devices.dtype(config.precision, device)
         if self.dtype == torch.float16:
             raise InputError(
                 "precision=fp16 is for sampling, its gradients underflow; use bf16 or auto"
@@ -56,11 +54,11 @@ class Workshop:
 
     @functools.cached_property
     def data(self):
-        return open_dataset(self.config.zoo.data, "train", **self.config.data)
+        return self._open_split("train")
 
     @functools.cached_property
     def test(self):
-        return open_dataset(self.config.zoo.data, "test", **self.config.data)
+        return self._open_split("test")
 
     @functools.cached_property
     def latents(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +116,7 @@ class Workshop:
             check_same(identity, record, record_path(self.file(recipe.name)))
         objective = self.objective(recipe, network)
         forward = objective
-        if launch.world_size() > 1:
+        if distributed.world_size() > 1:
             forward = nn.parallel.DistributedDataParallel(objective)
         training = Training(
             recipe,
@@ -128,8 +126,8 @@ class Workshop:
             Path(self.config.runs) / "train" / self.zoo_name / recipe.name / "last.pt",
             forward,
             torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32),
-            launch.rank(),
-            launch.world_size(),
+            distributed.rank(),
+            distributed.world_size(),
         )
         training.resume()
         if record is not None and record["images_seen"] > training.images:
@@ -189,8 +187,8 @@ class Workshop:
     def advance(self, training: Training, until: int, stop: Callable[[], bool]) -> None:
         """Train until ``until`` images have been seen or ``stop`` says so."""
         part = {
-            "device": launch.device_name(self.device),
-            "processes": launch.world_size(),
+            "device": devices.name(self.device),
+            "processes": distributed.world_size(),
             **{f"recipe.{name}": training.recipe[name] for name in FREE},
             "precision": str(self.dtype).removeprefix("torch."),
             "torch": str(torch.__version__),  # a str that pickle knows
@@ -210,9 +208,9 @@ class Workshop:
 
     def export(self, training: Training) -> None:
         """Store the averaged weights in half precision, with all that is known of their making."""
-        if launch.is_main():
+        if distributed.is_main():
             self._store(training)
-        launch.barrier()
+        distributed.barrier()
         training.exported = training.images
 
     def _store(self, training: Training) -> None:
@@ -261,17 +259,69 @@ def network_config(config: DictConfig, name: str) -> dict:
     return {key: value for key, value in sizes.items() if key != "file"}
 
 
-def metrics_logger(config: DictConfig, recipe: DictConfig):
-    """A function (values, images seen) that logs to wandb, or nowhere if it is disabled."""
-    if config.wandb.mode == "disabled" or not launch.is_main():
-        return lambda values, images: None
-    import wandb
+def train(
+    workshop: Workshop,
+    chosen: list[DictConfig],
+    stop: Callable[[], bool],
+    interrupted: Callable[[], bool],
+) -> None:
+    """Train networks by their recipes: first what others are trained on, then the others in turn.
 
-    run = wandb.init(
-        project=config.wandb.project,
-        mode=config.wandb.mode,
-        name=recipe.name,
-        config=OmegaConf.to_container(recipe),
-        reinit="create_new",  # the networks of a zoo take turns
-    )
-    return lambda values, images: run.log(values, step=images)
+    Args:
+        stop: whether to end after the step in hand.
+        interrupted: whether that is so because of a signal.
+    """
+    for recipe in chosen:
+        if recipe.kind in FOUNDATIONS and not stop():
+            training = workshop.open(recipe)
+            if not training.exported:
+                workshop.advance(training, recipe.images, stop)
+                if training.done:
+                    workshop.export(training)
+    others = [recipe for recipe in chosen if recipe.kind not in FOUNDATIONS]
+    if not stop():
+        take_turns(workshop, [workshop.open(recipe) for recipe in others], stop, interrupted)
+
+
+def take_turns(
+    workshop: Workshop,
+    trainings: list[Training],
+    stop: Callable[[], bool],
+    interrupted: Callable[[], bool],
+) -> None:
+    """Train all until they are done, always the one that has seen the smallest part of its images.
+
+    A turn is ``export_every`` images and ends with an export, unless a signal ended it.
+    """
+    for training in trainings:
+        if training.done and training.exported < training.images:
+            workshop.export(training)  # killed between the two
+    while not stop() and not all(training.done for training in trainings):
+        training = min(trainings, key=lambda t: t.images / t.recipe.images)
+        workshop.advance(training, training.images + workshop.config.export_every, stop)
+        if not interrupted():
+            workshop.export(training)
+
+
+def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
+    """The chosen recipe, or all of the zoo in the order in which they need one another.
+
+    Raises:
+        InputError: if the zoo has no recipes.
+    """
+    given = {k: v for k, v in config.train.items() if v is not None and k != "minutes"}
+    if "kind" in given:
+        chosen = [OmegaConf.create(given)]
+    else:
+        folder = ROOT / "configs" / "train" / config.zoo.name
+        if not folder.is_dir():
+            known = ", ".join(sorted(path.name for path in (ROOT / "configs" / "train").iterdir()))
+            raise InputError(f"zoo={config.zoo.name} is not trained here; known: {known}")
+        parts = ["classifier", "first-stage", config.zoo.first_stage.file, "preview"]
+        names = dict.fromkeys([*parts, *config.zoo.denoisers])
+        chosen = [OmegaConf.merge(OmegaConf.load(folder / f"{n}.yaml"), given) for n in names]
+    for recipe in chosen:
+        on_gpu = recipe.pop("on_gpu", {})
+        if device.type == "cuda":
+            recipe.update({name: value for name, value in on_gpu.items() if name not in given})
+    return chosen

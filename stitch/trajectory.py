@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,20 @@ from samplers.prediction import PREDICTION_TYPES
 from samplers.schedule import NoiseSchedule
 from stitch.alignment import View, views
 from stitch.allocation import Allocation
+
+Denoise = Callable[[Tensor, int], Tensor]  # (x, step) -> epsilon, as samplers ask for it
+
+
+class Wrapper(Protocol):
+    """What stands between a sampler and a trajectory, such as ``SharedPrefix`` or a cache."""
+
+    def wrap(self, denoise: Denoise, trajectory: "Trajectory") -> Denoise:
+        """``denoise`` for one walk, which asks for the steps in order.
+
+        Args:
+            denoise: the trajectory, or what the wrapper before made of it.
+            trajectory: says who is evaluated at which step.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,9 +24,8 @@ import models
 import samplers
 from samplers import Guidance, NoiseSchedule
 from samplers.loss import training_losses
-from tests import golden
+from tests import ROOT, golden
 
-ROOT = Path(__file__).parent.parent
 SETTINGS = [
     {"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn}
     for aten, onednn in itertools.product(("default", "avx2"), ("AVX2", None))

@@ -13,16 +13,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from eval.claims import Claims
 from eval.datasets import FashionMNIST
 from eval.images import open_images
 from eval.reference import load_reference, read_stored_moments, save_reference
-from eval.results import ResultStore
-from eval.shards import ShardFolder, open_folder, read_shard
-from models.checkpoint import read_tensors, recorded_sha256, save_tensors
+from models.checkpoint import read_tensors
 from models.errors import InputError
-from tests.test_checkpoint import in_parts, lightning
-from tests.test_datasets import write
+from models.weights import recorded_sha256, save_tensors
+from stitch.runs.leases import Leases
+from stitch.runs.records import ResultStore
+from stitch.runs.shards import ShardFolder, open_folder, read_shard
+from tests.eval.test_datasets import write
+from tests.models.test_checkpoint import in_parts, lightning
 
 FILES = 350  # of each kind
 
@@ -79,7 +80,7 @@ def npz_of_moments(folder):
 
 def run_folder(folder):
     run = ShardFolder(folder / "run", {"zoo": "fashion", "seed": 7}, 4)
-    run.claim(8)
+    run.mark(8)
     for shard in (0, 1):
         run.write(shard, noise(4, 6, 7, 1, seed=shard), np.arange(4))
     return run
@@ -226,20 +227,20 @@ def test_a_damaged_file_is_read_as_it_was_or_refused_by_name(make, tmp_path):
     assert alike(read(), expected)
 
 
-def test_damaged_claims_and_timings_stop_nobody(tmp_path):
+def test_damaged_leases_and_timings_stop_nobody(tmp_path):
     run, choice = run_folder(tmp_path), random.Random(0)
     run.log_timing(shard=0, seconds=1.5)
     timings = run.path / "timing.jsonl"
-    with Claims(run.path) as owner:
+    with Leases(run.path) as owner:
         owner.take(5)
         owner.report(5, 2)
-        claim, log = owner.path(5).read_bytes(), timings.read_bytes()
-    other = Claims(run.path)
+        lease, log = owner.path(5).read_bytes(), timings.read_bytes()
+    other = Leases(run.path)
     for _ in range(FILES):
-        owner.path(5).write_bytes(damaged(claim, choice))
+        owner.path(5).write_bytes(damaged(lease, choice))
         timings.write_bytes(damaged(log, choice))
         assert isinstance(other.progress()[5], int)
         other.remove_abandoned(5)
         assert all(isinstance(timing, dict) for timing in run.timings())
-    (run.path / "shard-x.claim").write_text("{}")
+    (run.path / "shard-x.lease").write_text("{}")
     assert set(other.progress()) <= {5}

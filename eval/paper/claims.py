@@ -1,46 +1,29 @@
-"""Which claims of the paper hold here: ``python -m scripts.claims zoo=fashion``.
+"""Which claims of the paper hold here: every claim is a predicate on records.
 
-Every claim is a predicate on records. What was not measured is said to be, with the command that
-measures it; nothing is guessed.
+What was not measured is said to be, with the command that measures it; nothing is guessed.
 """
 
-if not __package__:
-    import as_module  # noqa: F401  says how to start it, and exits
-
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from scipy.stats import spearmanr
 
-from scripts import paper, tables
-from scripts.cli import command
-from scripts.figure_plan import Planner, Point
-from scripts.figures import Evidence, figures_folder, latency_command
-from scripts.provenance import refuse_unclean
+from eval.markdown import markdown
+from eval.paper import reported
+from eval.paper.evidence import Evidence, latency_command
+from eval.paper.points import Planner, Point
 from stitch import pareto_frontier
 from stitch.analysis import cosine_similarity, log_amplitude_spectrum
-
-log = logging.getLogger("claims")
 
 HEADER = ("claim", "paper", "ours", "holds")
 LARGE, EARLY, SMALL = 0.0, 0.4, 1.0  # shares of the small denoiser
 
 
-@command("claims")
-def main(config: DictConfig) -> None:
-    planner = Planner(config)
-    path = Path(config.claims or figures_folder(config, planner) / "claims.md")
-    refuse_unclean("claims", path)
-    data = Data(config, planner)
+def judged(data: "Data") -> str:
+    """All claims and whether they hold, as a Markdown page."""
     rows = [judge(claim, data) for claim in CLAIMS]
-    text = tables.markdown(HEADER, rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{about(planner, data)}\n\n{text}\n")
-    log.info("%s\n\n%s", about(planner, data), text)
-    log.info("%s", path)
+    return f"{about(data.planner)}\n\n{markdown(HEADER, rows)}\n"
 
 
 class Unmeasured(Exception):
@@ -98,7 +81,7 @@ class Data:
         """
         named: dict[str, list] = {}
         for point, record in self.points(figure):
-            sampler = point.job.run["sampler"]
+            sampler = point.run.settings["sampler"]
             name = f"{sampler['name']} {sampler['steps']} steps"
             named.setdefault(name, []).append((point, record))
         return {name: fids_of_pair(line) for name, line in named.items()}
@@ -114,7 +97,7 @@ def fids_of_pair(line: list[tuple[Point, dict]]) -> dict[float, float]:
     """
     fids = {point.fractions[0]: record["metrics"]["fid"] for point, record in line}
     if fids[LARGE] >= fids[SMALL]:
-        names = {point.fractions[0]: point.job.allocation.denoisers[0] for point, _ in line}
+        names = {point.fractions[0]: point.run.allocation.denoisers[0] for point, _ in line}
         raise NotTestable(
             f"FID {fids[LARGE]:.3f} of {names[LARGE]} alone is not below {fids[SMALL]:.3f} of "
             f"{names[SMALL]} alone"
@@ -147,7 +130,7 @@ def judge(claim: Claim, data: Data) -> tuple[str, str, str, str]:
     return claim.statement, claim.reported, ours, "yes" if holds else "**no**"
 
 
-def about(planner: Planner, data: Data) -> str:
+def about(planner: Planner) -> str:
     zoo, names = planner.config.zoo.name, planner.config.protocols
     factors = names[planner.protocol]
     return (
@@ -217,7 +200,7 @@ def guidance_scales(data: Data):
     lines: dict[str, list] = {}
     for point, record in data.points("fig12"):
         if point.fractions[1] == 0:
-            name = f"w = {point.job.run['guidance']['scale']:g}"
+            name = f"w = {point.run.settings['guidance']['scale']:g}"
             lines.setdefault(name, []).append((point, record))
     return early_steps_are_safe(data, {k: fids_of_pair(line) for k, line in lines.items()})
 
@@ -255,7 +238,7 @@ def fewer_steps(data: Data):
             count += 1
             best = min(r["metrics"]["fid"] for r in affordable)
             if best > record["metrics"]["fid"]:
-                run = point.job.run
+                run = point.run.settings
                 worse.append(f"{run['sampler']['steps']} at w = {run['guidance']['scale']:g}")
     text = f"as good or better at {count - len(worse)} of {count} step counts"
     if worse:
@@ -291,8 +274,8 @@ def overhead(data: Data):
 
 
 def _reported(path: str, share: float):
-    shares = paper.look_up(".".join([*path.split(".")[:2], "x"]))["fraction_small"]
-    return paper.look_up(path)[shares.index(share)]
+    shares = reported.look_up(".".join([*path.split(".")[:2], "x"]))["fraction_small"]
+    return reported.look_up(path)[shares.index(share)]
 
 
 def _at_share(path: str, share: float) -> str:
@@ -303,18 +286,18 @@ def _rise(paths: dict[str, str]) -> str:
     """Reported relative rises of FID at a share of 40 %."""
     rises = {}
     for name, path in paths.items():
-        values = paper.curve(path, "fid").y
+        values = reported.curve(path, "fid").y
         rises[name] = values[4] / values[0] - 1
     return ", ".join(f"{name} {rise:+.0%}" for name, rise in rises.items())
 
 
 def _table7() -> str:
-    rows = paper.look_up("tables.T7.rows")
+    rows = reported.look_up("tables.T7.rows")
     return ", ".join(f"{name.replace('_', ' ')} {row['FID']}" for name, row in rows.items())
 
 
 def _frontier_of_medium() -> str:
-    points = paper.look_up("figures.F6.pareto_FID_SBXL")
+    points = reported.look_up("figures.F6.pareto_FID_SBXL")
     return f"{sum(p[1] > 0 for p in points)} of {len(points)} points of the FID frontier over time"
 
 
@@ -362,7 +345,3 @@ CLAIMS = [
           "precision 0.81 to 0.80, recall 0.74 to 0.75", precision_and_recall_follow),
     Claim("the overhead of a second denoiser is small", "memory x1.04, parameters x1.05", overhead),
 ]  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

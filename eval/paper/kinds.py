@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from eval import plots
-from scripts import paper, tables
-from scripts.figure_plan import PARTS, Point
+from eval.markdown import markdown
+from eval.paper import plots, tables
+from eval.paper import reported as paper
+from eval.paper.points import PARTS, Point
+from models.errors import InputError
 from stitch import pareto_frontier
 from stitch.analysis import cosine_similarity, log_amplitude_spectrum
 
 REPORTED = "reported, ImageNet 256  "
 NAMES = {"fid": "FID", "is": "Inception Score", "precision": "precision", "recall": "recall"}
-SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm_solver": "DPM-Solver++", "pndm": "PNDM"}
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class Drawing:
 
     def text(self, template: str, point: Point, of_paper: bool = False) -> str:
         """A label of the YAML, filled in with the point's settings, ours or the paper's."""
-        job, paper_says = point.job, point.paper
+        run, paper_says = point.run, point.paper
         setting = {
-            "steps": job.run["sampler"]["steps"],
-            "guidance": f"{job.run['guidance']['scale']:g}",
-            "images": f"{job.num_images:,}",
+            "steps": run.settings["sampler"]["steps"],
+            "guidance": f"{run.settings['guidance']['scale']:g}",
+            "images": f"{run.num_images:,}",
         }
         if of_paper:
             setting = {
@@ -213,9 +214,9 @@ def _cloud(drawing: Drawing, points, series: dict, index: int, metric: str, time
         return [plots.Curve(label, *zip(*line, strict=True), colour=index)]
     drawn = _frontier(times, values, metric, "Pareto frontier", 0)
     singles = [(point, t, v) for (point, _), t, v in zip(points, times, values, strict=True)
-               if len(point.job.allocation.denoisers) == 1]  # fmt: skip
+               if len(point.run.allocation.denoisers) == 1]  # fmt: skip
     for point, t, v in singles:
-        name = point.job.allocation.denoisers[0]
+        name = point.run.allocation.denoisers[0]
         part = next(part for part in PARTS if drawing.names.get(part) == name)
         drawn.append(plots.Curve(name, [t], [v], "star", 4 - PARTS.index(part)))
     return drawn
@@ -241,7 +242,7 @@ def _relative_time(drawn: list[plots.Curve]) -> list[plots.Curve]:
 def grid(drawing: Drawing) -> None:
     """Images of every series; a row each, or with ``across: fraction`` a column a share."""
     figure = drawing.figure
-    images = [next(point.job.samples.batches(point.job.num_images))[0] for point in drawing.points]
+    images = [next(point.run.samples.batches(point.run.num_images))[0] for point in drawing.points]
     first = drawing.points[0]
     if figure["across"] == "fraction":
         rows, labels, columns = [], [], []
@@ -291,7 +292,7 @@ def spectrum(drawing: Drawing) -> None:
 def table(drawing: Drawing) -> None:
     """Rows of numbers, ours beside the paper's, as Markdown."""
     columns, rows = tables.build(drawing)
-    text = tables.markdown(columns, rows)
+    text = markdown(columns, rows)
     drawing.path.with_suffix(".md").write_text(
         f"**{_title(drawing)}**\n\n{text}\n\n{drawing.caption}\n"
     )
@@ -315,3 +316,12 @@ KINDS: dict[str, Callable[[Drawing], None]] = {
     "spectrum": spectrum,
     "table": table,
 }
+
+
+def check_kinds(figures: dict[str, dict]) -> None:
+    """Raise InputError if a figure is of an unknown kind."""
+    for name, figure in figures.items():
+        if figure["kind"] not in KINDS:
+            raise InputError(
+                f"figure.{name}.kind={figure['kind']} is unknown; known: {', '.join(KINDS)}"
+            )

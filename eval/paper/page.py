@@ -1,18 +1,13 @@
-"""One HTML page with all that was found: ``python -m scripts.report zoo=fashion``.
+"""One HTML page with all that was found; it holds its pictures and needs no server and no network.
 
-The page holds its pictures and needs no server and no network: figures and tables that were drawn
-(``scripts.figures figure=all``), claims (``scripts.claims``), image grids with a slider for the
-share of the small denoiser, and every record.
+Figures and tables that were drawn (``scripts.figures figure=all``), claims (``scripts.claims``),
+image grids with a slider for the share of the small denoiser, and every record.
 """
-
-if not __package__:
-    import as_module  # noqa: F401  says how to start it, and exits
 
 import base64
 import html
 import io
 import json
-import logging
 import re
 import string
 from pathlib import Path
@@ -21,30 +16,28 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from eval.results import content_hash
-from models.checkpoint import write_atomically
+from eval.experiments import record_store
+from eval.paper.evidence import Evidence
+from eval.paper.points import Planner
 from models.errors import InputError
-from scripts import launch
-from scripts.cli import command
-from scripts.figure_plan import Planner
-from scripts.figures import Evidence, figures_folder, record_store
-from scripts.provenance import refuse_unclean
-
-log = logging.getLogger("report")
+from stitch.runs.provenance import commit
+from stitch.runs.records import content_hash
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 COLUMNS = ("allocation", "sampler", "steps", "guidance", "images", "fid", "is", "precision",
            "recall", "GMACs", "ms per image as sampled", "run")  # fmt: skip
 
 
-@command("report")
-def main(config: DictConfig) -> None:
-    planner = Planner(config)
-    folder = figures_folder(config, planner)
-    path = Path(config.report or folder / "report.html")
-    refuse_unclean("report", path)
-    drawn = {name: folder / f"{name}.json" for name in config.figure}
-    drawn = {name: path for name, path in drawn.items() if path.is_file()}
+def report(config: DictConfig, planner: Planner, folder: Path) -> str:
+    """The page, as HTML.
+
+    Args:
+        folder: of the figures, as ``scripts.figures`` drew them.
+
+    Raises:
+        InputError: if there are none.
+    """
+    drawn = [name for name in config.figure if (folder / f"{name}.json").is_file()]
     if not drawn:
         raise InputError(
             f"{folder} holds no figures; draw them first: python -m scripts.figures figure=all"
@@ -54,9 +47,9 @@ def main(config: DictConfig) -> None:
     sections["Images"] = sliders(config, planner)
     records = [r for r in record_store(config).all() if r["run"].get("zoo") == config.zoo.name]
     sections[f"Records ({len(records)})"] = record_table(records)
-    page = string.Template(TEMPLATE.read_text()).substitute(
+    return string.Template(TEMPLATE.read_text()).substitute(
         title=f"T-Stitch on the zoo {html.escape(config.zoo.name)}",
-        about=f"Protocol {planner.protocol}, made at commit {launch.commit()}. "
+        about=f"Protocol {planner.protocol}, made at commit {commit()}. "
         "Every number is that of a file: the JSON beside each figure names the record of its "
         "quality and the measurement of its time.",
         links="".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name in sections),
@@ -65,8 +58,6 @@ def main(config: DictConfig) -> None:
             for name, text in sections.items()
         ),
     )
-    write_atomically(path, page.encode())
-    log.info("%s (%.1f MB)", path, path.stat().st_size / 1e6)
 
 
 def claims(folder: Path) -> str:
@@ -120,7 +111,7 @@ def sliders(config: DictConfig, planner: Planner) -> str:
             continue
         rows = []
         for point in points:
-            images = next(point.job.samples.batches(point.job.num_images))[0]
+            images = next(point.run.samples.batches(point.run.num_images))[0]
             rows.append(
                 {
                     "label": f"{point.first} in {point.share:.0%} of the steps",
@@ -171,7 +162,3 @@ def _inline(text: str) -> str:
 
 def _anchor(name: str) -> str:
     return html.escape(name.split()[0].lower())
-
-
-if __name__ == "__main__":
-    main()

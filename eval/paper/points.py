@@ -1,21 +1,19 @@
 """What a figure needs: from ``configs/figure/NAME.yaml`` to runs, and what they cost."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import models
-from eval.results import content_hash
+from eval.estimate import check_dataset
 from models.errors import InputError
-from scripts import job as jobs
-from scripts import launch
-from scripts.cli import compose
 from stitch import simplex
+from stitch.runs import build, devices
+from stitch.runs.run import Run
 
+Compose = Callable[[str, Sequence[str]], DictConfig]
 PARTS = ("small", "medium", "large")
 CONFIG = "figures"
 # What the command line may say that is not a setting of a run.
@@ -35,7 +33,7 @@ class Point:
         fractions: of the denoisers of its series, in order.
         paper: the paper's setting of it: sampler, steps, guidance, images and the rest of ``runs``,
             among it ``settings``, overrides of the config of ``scripts.sample``.
-        job: the run under the protocol.
+        run: the run under the protocol.
     """
 
     panel: int
@@ -43,18 +41,18 @@ class Point:
     first: str
     fractions: tuple[float, ...]
     paper: dict
-    job: jobs.Job
+    run: Run
 
     @property
     def share(self) -> float:
         """The share of the steps that the first denoiser of the series really has."""
-        steps = self.job.allocation.steps
+        steps = self.run.allocation.steps
         return steps.count(self.first) / len(steps)
 
     @property
     def key(self) -> tuple[str, int]:
         """What its record is found by: two points with the same key are sampled once."""
-        return content_hash(self.job.run), self.job.num_images
+        return self.run.id, self.run.num_images
 
 
 class Planner:
@@ -64,15 +62,17 @@ class Planner:
 
     Args:
         config: ``configs/figures.yaml``, composed.
+        compose: a command's name and overrides -> its config, as ``scripts.cli.compose``.
+        overrides: of the command line, which hold for every run.
 
     Raises:
         InputError: for a zoo that no data set has, or an unknown protocol.
     """
 
-    def __init__(self, config: DictConfig):
-        self.config = config
-        self.device = launch.start()
-        self.dataset = dataset_of(config)
+    def __init__(self, config: DictConfig, compose: Compose, overrides: Sequence[str]):
+        self.config, self._composed, self.overrides = config, compose, overrides
+        self.device = devices.start()
+        self.dataset = check_dataset(config)
         self.facts = OmegaConf.to_container(config.datasets[self.dataset])
         self.protocol = config.protocol or self.facts["protocol"]
         if self.protocol not in config.protocols:
@@ -89,7 +89,7 @@ class Planner:
         """What the command line says of every run."""
         return [
             override
-            for override in HydraConfig.get().overrides.task
+            for override in self.overrides
             if _key(override).split(".")[0] not in NOT_OF_A_RUN and _key(override) != "zoo"
         ]
 
@@ -101,7 +101,7 @@ class Planner:
 
     def given_text(self) -> str:
         """The overrides that a command for the same runs needs."""
-        words = [o for o in HydraConfig.get().overrides.task if _key(o) in ("zoo", "protocol")]
+        words = [o for o in self.overrides if _key(o) in ("zoo", "protocol")]
         return "".join(f" {word}" for word in [*words, *self.given])
 
     def parts(self, figure: dict) -> dict[str, str]:
@@ -127,10 +127,10 @@ class Planner:
         zoo = self._zoo(config)
         for fractions, allocation in self._allocations(figure, series):
             group = OmegaConf.merge(config, {"allocation": allocation})
-            job = jobs.create(group, zoo, planning=True)
+            run = build.create(group, zoo, planning=True)
             if "shown" in figure:
-                job = dataclasses.replace(job, num_images=min(figure["shown"], job.num_images))
-            yield Point(panel, index, allocation["denoisers"][0], fractions, setting, job)
+                run = dataclasses.replace(run, num_images=min(figure["shown"], run.num_images))
+            yield Point(panel, index, allocation["denoisers"][0], fractions, setting, run)
 
     def _allocations(self, figure: dict, series: dict) -> Iterable[tuple[tuple[float, ...], dict]]:
         """(fractions, settings of the group ``allocation``) of a series."""
@@ -175,7 +175,7 @@ class Planner:
         ]
         overrides = (*ours, *given)
         if overrides not in self._configs:
-            config = compose(CONFIG, overrides)
+            config = self._composed(CONFIG, overrides)
             OmegaConf.set_struct(config, False)
             self._configs[overrides] = config
         return self._configs[overrides]
@@ -183,21 +183,8 @@ class Planner:
     def _zoo(self, config: DictConfig) -> models.Zoo:
         key = (config.zoo.name, config.precision, config.quantisation, config.decoder)
         if key not in self._zoos:
-            self._zoos[key] = jobs.load_zoo(config, self.device)
+            self._zoos[key] = build.load_zoo(config, self.device)
         return self._zoos[key]
-
-
-def dataset_of(config: DictConfig) -> str:
-    """The data set of the chosen zoo.
-
-    Raises:
-        InputError: if none of ``configs/datasets.yaml`` has the zoo.
-    """
-    for dataset, facts in config.datasets.items():
-        if config.zoo.name in {family.zoo for family in facts.families.values()}:
-            return dataset
-    zoos = {f.zoo for facts in config.datasets.values() for f in facts.families.values()}
-    raise InputError(f"zoo={config.zoo.name} has no figures; known: {', '.join(sorted(zoos))}")
 
 
 def unique(points: Iterable[Point]) -> list[Point]:
@@ -207,28 +194,8 @@ def unique(points: Iterable[Point]) -> list[Point]:
 
 def once(points: Iterable[Point]) -> list[Point]:
     """Each run with the most images that are asked of it: fewer are its first ones."""
-    by_images = sorted(points, key=lambda point: point.job.num_images)
+    by_images = sorted(points, key=lambda point: point.run.num_images)
     return list({point.key[0]: point for point in by_images}.values())
-
-
-def cost(points: Iterable[Point], throughput: dict) -> dict[str, float]:
-    """Network evaluations, multiply-accumulates and hours of one device that ``points`` take."""
-    total = {"nfe": 0, "macs": 0.0, "hours": 0.0}
-    for point in points:
-        images = point.job.num_images
-        for name, group in itertools.groupby(sorted(point.job.networks)):
-            evaluations = images * len(list(group))
-            macs = evaluations * point.job.zoo.macs(name)
-            milliseconds = throughput["ms_per_evaluation"].get(name)
-            seconds = (
-                macs / throughput["macs_per_second"]
-                if milliseconds is None
-                else evaluations * milliseconds / 1e3
-            )
-            total["nfe"] += evaluations
-            total["macs"] += macs
-            total["hours"] += seconds / 3600
-    return total
 
 
 def _expand(figure: dict, panel: dict, series: dict) -> list[dict]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import yaml
 
 from models.errors import InputError
-from scripts.cli import CONFIGS
+from models.zoo import ROOT
 
-FACTS = CONFIGS / "paper" / "facts.yaml"
+FACTS = ROOT / "configs" / "paper" / "facts.yaml"
 # Our metric -> the name of its column in tables of the facts, factor to our unit.
 _COLUMNS = {"fid": ("FID", 1), "is": ("IS", 1), "time": ("time_s", 125)}  # s for 8 -> ms for 1
 

@@ -1,13 +1,12 @@
 """Tables of the paper as Markdown: our numbers beside the reported ones."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from eval.results import content_hash
-from models.checkpoint import record_path
+from eval.paper import reported
 from models.errors import InputError
-from scripts import paper
+from models.weights import record_path
+from stitch.runs.run import timing_key
 
 HEADERS = {
     "fraction": "share",
@@ -53,14 +52,8 @@ def build(drawing) -> tuple[list[str], list[list]]:
     ]
 
 
-def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; numbers to the right."""
-    lines = [f"| {' | '.join(headers)} |", f"| --- |{' ---: |' * (len(headers) - 1)}"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
-
-
-def latencies(runs: Path) -> dict[tuple[str, str], dict]:
-    """What ``scripts.latency`` measured, by ``latency_key``, of every file it wrote.
+def latencies(runs: Path) -> dict[str, dict]:
+    """What ``scripts.latency`` measured, by ``Run.timing_key``, of every file it wrote.
 
     Each with the files that its times and its memory are from, ``timing_source`` and
     ``memory_source``.
@@ -73,7 +66,7 @@ def latencies(runs: Path) -> dict[tuple[str, str], dict]:
         device = content["device"] + (", compiled" if content["compile"] else "")
         setting = {"device": device, "batch_size": content["batch_size"], "timing_source": file}
         for entry in content["points"]:
-            key = latency_key(content, entry["allocation"])
+            key = timing_key(content, entry["allocation"])
             earlier = found.get(key, {})
             # Memory, which is seldom measured, stays when the time is measured again.
             known = earlier if earlier.get("device") == device else {}
@@ -83,20 +76,9 @@ def latencies(runs: Path) -> dict[tuple[str, str], dict]:
     return found
 
 
-def latency_key(setting: dict, allocation: str) -> tuple[str, str]:
-    """Name of a measurement: all of ``setting``, such as a run, that changes the time.
-
-    The guidance scale does not, but for 1, which evaluates half as much.
-    """
-    names = ("zoo", "sampler", "dtype", "quantisation", "decoder")
-    parts = {name: setting[name] for name in names}
-    guidance = {**setting["guidance"], "scale": setting["guidance"]["scale"] != 1}
-    return content_hash({**parts, "guidance": guidance}), allocation
-
-
 def of_networks(column: str, point) -> int | None:
     """What a point's networks are: parameters, MACs, bytes, iterations of the first's training."""
-    zoo, names = point.job.zoo, point.job.allocation.denoisers
+    zoo, names = point.run.zoo, point.run.allocation.denoisers
     if column == "params":
         return sum(p.numel() for n in names for p in zoo.skeleton(n).parameters())
     if column == "macs":
@@ -135,9 +117,9 @@ def _reported(series: dict, column: str, point, label: str):
     path = series.get("reported", {}).get(column)
     if path is None:
         return None
-    entry = paper.look_up(path.format(label=label))
+    entry = reported.look_up(path.format(label=label))
     if isinstance(entry, list):
-        shares = paper.look_up(".".join([*path.split(".")[:2], "x"]))["fraction_small"]
+        shares = reported.look_up(".".join([*path.split(".")[:2], "x"]))["fraction_small"]
         entry = entry[shares.index(round(point.fractions[0], 6))] if (
             round(point.fractions[0], 6) in shares
         ) else None  # fmt: skip

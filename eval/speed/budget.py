@@ -1,4 +1,4 @@
-"""Find allocations that fit a time budget: ``python -m scripts.plan budget=2.5s``.
+"""Allocations that fit a time budget.
 
 Times are predicted from a cost table: the time of a step of each denoiser at the batch size, and
 of all else. It is measured at the first call and kept in ``RUNS/costs``; ``measure=true`` does so
@@ -8,9 +8,6 @@ Under the budget, allocations with a record come first, the best FID first (thos
 frontier are marked). The others follow by a rule of thumb: the more is computed, and the later in
 the trajectory, the better (``stitch.cost.lateness``).
 """
-
-if not __package__:
-    import as_module  # noqa: F401  says how to start it, and exits
 
 import dataclasses
 import json
@@ -23,51 +20,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from eval.results import ResultStore, content_hash
-from models.checkpoint import write_atomically
+from eval.speed import latency, timing
 from models.errors import InputError
-from scripts import job as jobs
-from scripts import latency, launch
-from scripts.cli import command
-from scripts.provenance import refuse_unclean
-from scripts.sample import sample_batch
-from stitch import evaluations, pareto_frontier
+from models.files import write_atomically
+from stitch import pareto_frontier
 from stitch.cost import CostTable, lateness
+from stitch.runs.provenance import refuse_unclean
+from stitch.runs.records import ResultStore, content_hash
+from stitch.runs.run import Run
 
 log = logging.getLogger("plan")
 
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0}
-
-
-@command("plan")
-def main(config: DictConfig) -> None:
-    budget = parse_budget(config.budget)
-    zoo = jobs.load_zoo(config, launch.start())
-    points = latency.allocations(config, zoo)
-    costs = cost_table(config, points)
-    log.info(
-        "a batch of %d on %s: %s; all else %.1f ms",
-        costs.batch,
-        costs.facts["device"],
-        ", ".join(f"{step[0]} {1e3 * s:.2f} ms a step" for step, s in costs.steps.items()),
-        1e3 * costs.once,
-    )
-    records = find_records(config, points) if config.quality == "results" else {}
-    choices = rank(points, costs, records)
-    fitting = within(choices, budget)
-    for line in table(fitting[: config.top]):
-        log.info("%s", line)
-    log.info("%d of %d allocations take at most %g s", len(fitting), len(choices), budget)
-    if config.verify:
-        best = fitting[0]
-        taken = verify(best.job, costs.batch, config.repetitions)
-        log.info(
-            "%s: predicted %.3f s, measured %.3f s (%+.1f %%)",
-            best.job.allocation,
-            best.seconds,
-            taken,
-            100 * (taken / best.seconds - 1),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +45,7 @@ class Choice:
         on_frontier: whether no recorded allocation is both faster and of a better FID.
     """
 
-    job: jobs.Job
+    run: Run
     seconds: float
     late_macs: float
     metrics: dict | None
@@ -101,11 +65,11 @@ def parse_budget(text: str | float) -> float:
     return seconds
 
 
-def cost_table(config: DictConfig, points: list[jobs.Job]) -> CostTable:
+def cost_table(config: DictConfig, points: list[Run]) -> CostTable:
     """The cost table of these runs on this machine: measured before, or now."""
     known = {
         **latency.setting(config, points[0]),
-        "weights": {k: v for job in points for k, v in job.run["weights"].items()},
+        "weights": {k: v for run in points for k, v in run.settings["weights"].items()},
     }
     path = Path(config.runs) / "costs" / f"{content_hash(known)}.json"
     if path.is_file() and not config.measure:
@@ -119,9 +83,9 @@ def cost_table(config: DictConfig, points: list[jobs.Job]) -> CostTable:
     return table
 
 
-def find_records(config: DictConfig, points: list[jobs.Job]) -> dict[str, dict]:
+def find_records(config: DictConfig, points: list[Run]) -> dict[str, dict]:
     """Hash of run -> its record, of the protocol under which most of the runs were measured."""
-    wanted = {content_hash(job.run) for job in points}
+    wanted = {run.id for run in points}
     found = [
         (content_hash(record["protocol"]), name, record)
         for record in ResultStore(Path(config.runs) / "records").all()
@@ -133,16 +97,11 @@ def find_records(config: DictConfig, points: list[jobs.Job]) -> dict[str, dict]:
     return {name: record for of, name, record in found if of == protocol}
 
 
-def rank(points: list[jobs.Job], costs: CostTable, records: dict[str, dict]) -> list[Choice]:
+def rank(points: list[Run], costs: CostTable, records: dict[str, dict]) -> list[Choice]:
     """Every run with its predicted time, the best first."""
-    walked = [
-        evaluations(
-            job.allocation, job.guidance, job.sampler.schedule.log_snr(job.sampler.timesteps)
-        )
-        for job in points
-    ]
+    walked = [run.evaluations for run in points]
     seconds = [costs.seconds(steps) for steps in walked]
-    metrics = [records.get(content_hash(job.run), {}).get("metrics") for job in points]
+    metrics = [records.get(run.id, {}).get("metrics") for run in points]
     recorded = [i for i, values in enumerate(metrics) if values]
     frontier = {
         recorded[i]
@@ -150,10 +109,10 @@ def rank(points: list[jobs.Job], costs: CostTable, records: dict[str, dict]) -> 
             [seconds[i] for i in recorded], [metrics[i]["fid"] for i in recorded]
         )
     }
-    macs = {name: job.zoo.macs(name) for job in points for name in dict.fromkeys(job.networks)}
+    macs = {name: run.zoo.macs(name) for run in points for name in dict.fromkeys(run.networks)}
     choices = [
-        Choice(job, seconds[i], lateness(walked[i], macs), metrics[i], i in frontier)
-        for i, job in enumerate(points)
+        Choice(run, seconds[i], lateness(walked[i], macs), metrics[i], i in frontier)
+        for i, run in enumerate(points)
     ]
     return sorted(
         choices,
@@ -171,31 +130,27 @@ def within(choices: list[Choice], budget: float) -> list[Choice]:
     if not fitting:
         cheapest = min(choices, key=lambda choice: choice.seconds)
         raise InputError(
-            f"budget={budget:g}s is below the cheapest allocation, {cheapest.job.allocation}: it "
+            f"budget={budget:g}s is below the cheapest allocation, {cheapest.run.allocation}: it "
             f"takes {cheapest.seconds:.3g} s, the minimum; give more, fewer sampler.steps or a "
             "smaller batch"
         )
     return fitting
 
 
-def verify(job: jobs.Job, batch: int, repetitions: int) -> float:
+def verify(run: Run, batch: int, repetitions: int) -> float:
     """Measured seconds of a batch, the median after a warm-up."""
-    taken = [latency.timed(lambda: sample_batch(job, range(batch))) for _ in range(repetitions + 1)]
-    return statistics.median(taken[1:])
+    tasks = {"batch": lambda: run.images(range(batch))}
+    return statistics.median(timing.in_turn(tasks, repetitions, run.zoo.device)["batch"])
 
 
 def table(choices: list[Choice]) -> list[str]:
     """Choices as lines of text."""
-    width = max(len(str(choice.job.allocation)) for choice in choices)
+    width = max(len(str(choice.run.allocation)) for choice in choices)
     lines = [f"{'allocation':{width}} {'seconds':>8} {'FID':>8}  chosen by"]
     for choice in choices:
         fid = f"{choice.metrics['fid']:8.3f}" if choice.metrics else f"{'-':>8}"
         why = "late MACs (no record)"
         if choice.metrics:
             why = "record, Pareto frontier" if choice.on_frontier else "record"
-        lines.append(f"{choice.job.allocation!s:{width}} {choice.seconds:8.3f} {fid}  {why}")
+        lines.append(f"{choice.run.allocation!s:{width}} {choice.seconds:8.3f} {fid}  {why}")
     return lines
-
-
-if __name__ == "__main__":
-    main()

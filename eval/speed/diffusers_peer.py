@@ -8,14 +8,49 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+import models
 import samplers
 import stitch
+from eval.speed import timing
+from eval.speed.variants import denoiser_variant, weighted
+from models.adapters import save_diffusers
 from models.dit import DiT
 from models.errors import InputError
-from models.layouts import save_diffusers
 from samplers import Guidance
-from scripts import launch
+from stitch.runs import devices
 from stitch.sampling import sample_latents
+
+
+def rows(config: DictConfig, zoo: models.Zoo, name: str, device) -> list[dict]:
+    """One denoiser: a network call, and a guided DDIM trajectory, ours and diffusers'."""
+    tasks, batch = {}, config.batch_size
+    for variant in config.variants:
+        # Diffusers' timestep frequencies, so that the results can agree.
+        ours, _ = denoiser_variant(zoo, name, variant, config, device, 2 * batch, shift=1)
+        theirs = diffusers_dit(weighted(zoo, name, device), variant)
+        tasks |= diffusers_tasks(config, ours, theirs, variant, zoo.guidance_channels)
+    seconds = timing.in_turn(tasks, config.repetitions, device)
+    found_rows = []
+    for task, times in seconds.items():
+        who, what, variant = task
+        best = min(
+            timing.summary(seconds[other])["median_ms"]
+            for other in seconds
+            if other[0] != who and other[1] == what
+        )
+        found = timing.summary(times)
+        found_rows.append(
+            {
+                "denoiser": name,
+                "library": who,
+                "what": what,
+                "variant": variant,
+                "batch": batch,
+                **found,
+                "speed_up_over_best_of_other": best / found["median_ms"],
+            }
+        )
+    return found_rows
 
 
 def diffusers_dit(network: nn.Module, variant: str) -> nn.Module:
@@ -31,7 +66,7 @@ def diffusers_dit(network: nn.Module, variant: str) -> nn.Module:
         save_diffusers(network, folder, {})
         precision, _, how = variant.partition("+")
         theirs = DiTTransformer2DModel.from_pretrained(
-            folder, torch_dtype=launch.dtype(precision, device), low_cpu_mem_usage=False
+            folder, torch_dtype=devices.dtype(precision, device), low_cpu_mem_usage=False
         )
     theirs = theirs.to(device).eval().requires_grad_(False)
     return torch.compile(theirs, dynamic=False) if how else theirs

@@ -10,8 +10,9 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from eval.metrics import frechet_distance, inception_score, moments, precision_recall
+from eval.speed import timing
 from models.errors import InputError
-from scripts import memory, timing
+from stitch.runs import memory
 
 Task = tuple[str, str]  # library, metric
 
@@ -97,8 +98,8 @@ def _in_own_process(task: Task, size: tuple[int, int, int]) -> float:
 def _peak_mb(task: Task, size: tuple[int, int, int]) -> float:
     """Memory that a task needs beside the features, MB of 10^6 bytes."""
     tasks((10, 10, 10))[task]()  # what a first call loads is not counted
-    work = tasks(size)[task]
+    work, cpu = tasks(size)[task], torch.device("cpu")
     memory.forget_peak()
-    before = memory.peak_rss_mb()
+    before = memory.peak_mb(cpu)["peak_rss_mb"]
     work()
-    return memory.peak_rss_mb() - before
+    return memory.peak_mb(cpu)["peak_rss_mb"] - before

@@ -10,9 +10,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from eval.shards import open_folder
 from models.errors import InputError
-from scripts.cli import CONFIGS
+from models.zoo import ROOT
+from stitch.runs.shards import open_folder
 
 # Settings of the bench that scripts.sample does not have.
 _OURS = {
@@ -69,7 +69,7 @@ def images_per_second(config: DictConfig, processes: int) -> float:
         threads = max(1, (os.cpu_count() or 1) // max(config.processes))
         result = subprocess.run(
             command,
-            cwd=CONFIGS.parent,
+            cwd=ROOT,
             env={"OMP_NUM_THREADS": str(threads), **os.environ},
             capture_output=True,
             text=True,

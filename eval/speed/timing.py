@@ -4,27 +4,35 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 from torch.nn.functional import linear
+from tqdm import tqdm
 
 from models.errors import InputError
-from scripts import launch
+from stitch.runs import devices, provenance
 
 SUSTAINED = 0.1  # seconds for which a rate has to be held
+WOBBLE = 0.1  # spread from which times are not to be relied on
 BUSY = 0.5  # load average, beside what is measured, from which times are not to be relied on
 
 
 def in_turn(
-    tasks: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of every task, ``repetitions`` times; one of each in turn, after one to warm up.
+    tasks: Mapping[Hashable, Callable[[], object]],
+    repetitions: int,
+    device: torch.device,
+    warm_up: int = 1,
+) -> dict[Hashable, list[float]]:
+    """Seconds of every task, ``repetitions`` times; one of each in turn, after some to warm up.
 
     In turn, so that whatever slows the machine for a while slows all alike.
     """
     seconds = {name: [] for name in tasks}
-    for repetition in range(-1, repetitions):
+    rounds = tqdm(
+        range(-warm_up, repetitions), desc=f"{len(tasks)} tasks", unit="round", leave=False
+    )
+    for repetition in rounds:
         for name, task in tasks.items():
             _, taken = timed(task, device)
             if repetition >= 0:
@@ -105,12 +113,12 @@ def share(what: str, reached: float, rate: float) -> float:
 def machine(device: torch.device) -> dict:
     """What is measured on, and how busy it is with other things."""
     return {
-        "device": launch.device_name(device),
+        "device": devices.name(device),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": launch.commit(),
+        "commit": provenance.commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

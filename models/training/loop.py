@@ -17,9 +17,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.checkpoint import replacing
 from models.errors import InputError
-from models.files import check_zip
+from models.files import check_zip, replacing
 from models.training import ema
 
 log = logging.getLogger("train")

@@ -1,28 +1,28 @@
-"""Fill sample folders: claim their shards, make the images, store them, tell how far it is.
+"""Fill sample folders: lease their shards, generate the images, store them, show the progress.
 
 Every process calls the same, alone or as one of many ranks, launches and machines. No rank waits
-for another in a collective: they find each other's shards and claims in the folder.
+for another in a collective: they find each other's shards and leases in the folder.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
 
-from eval.claims import Claims
-from eval.shards import ShardFolder
-from scripts import launch
+from stitch.runs import distributed, interrupt
+from stitch.runs.leases import Leases
+from stitch.runs.shards import ShardFolder
 
 log = logging.getLogger("fill")
 
 STORE_SECONDS = 60.0  # how much of a shard in hand a kill can cost
 POLL_SECONDS = 0.5
 
-# (global indices) -> (B, H, W, C) uint8 images and B labels
-Make = Callable[[range], tuple[np.ndarray, list[int]]]
+# Global indices of a batch, its (B, H, W, C) uint8 images on the host, and B labels.
+Batch = tuple[range, np.ndarray, list[int]]
 
 
 def begin(folder: ShardFolder, num_images: int) -> int:
@@ -34,19 +34,19 @@ def begin(folder: ShardFolder, num_images: int) -> int:
     Raises:
         ShardError: if the folder is of another run, or cannot be written to.
     """
-    folder.claim(num_images)
-    folder.remove_damaged(num_images, launch.rank(), launch.world_size())
-    launch.barrier()
+    folder.mark(num_images)
+    folder.remove_damaged(num_images, distributed.rank(), distributed.world_size())
+    distributed.barrier()
     missing = _Remaining(folder, num_images).images()
-    launch.barrier()  # no rank finishes a shard before all have looked
+    distributed.barrier()  # no rank finishes a shard before all have looked
     return missing
 
 
 def fill(
     folder: ShardFolder,
     num_images: int,
+    generate: Callable[[range], Iterator[Batch]],
     batch_size: int,
-    make: Make,
     title: str = "",
     facts: dict | None = None,
     only: int | None = None,
@@ -54,8 +54,8 @@ def fill(
     """Return when all shards of ``num_images`` images are there, whoever made them.
 
     Args:
-        batch_size: images made together; batches are cut from fixed blocks of indices.
-        make: makes the images of one batch, on the host when it returns.
+        generate: the batches of a range of indices, in order.
+        batch_size: images of a batch; of a shard that was interrupted, whole ones are kept.
         title: of the progress bar; without one there is none.
         facts: what ``folder.log_timing`` notes of each shard beside the time.
         only: the one shard to make; if somebody else is at it, return at once.
@@ -73,21 +73,21 @@ def fill(
     if not remaining.shards:
         return True
     # Ranks begin apart from one another, so that few want the same shard.
-    first = launch.rank() * len(remaining.shards) // launch.world_size()
+    first = distributed.rank() * len(remaining.shards) // distributed.world_size()
     order = [*remaining.shards][first:] + [*remaining.shards][:first]
     made = waited = False
     with (
-        launch.interruptible() as interrupted,
-        Claims(folder.path) as claims,
+        interrupt.interruptible() as interrupted,
+        Leases(folder.path) as leases,
         _Writer() as writer,
-        _Bar(title, remaining, claims) as bar,
+        _Bar(title, remaining, leases) as bar,
     ):
         while not interrupted():
             remaining.look()
-            shard = next((s for s in order if s in remaining.shards and claims.take(s)), None)
+            shard = next((s for s in order if s in remaining.shards and leases.take(s)), None)
             if shard is not None:
                 work = _Work(folder, shard, num_images, batch_size, facts or {})
-                work.run(make, claims, writer, bar, interrupted)
+                work.run(generate, leases, writer, bar, interrupted)
                 made = True
                 continue
             writer.wait()
@@ -100,8 +100,8 @@ def fill(
                 log.warning(
                     "rank %d of %d has no shard to make, all %d missing ones are taken; "
                     "a smaller shard_size would give it work",
-                    launch.rank(),
-                    launch.world_size(),
+                    distributed.rank(),
+                    distributed.world_size(),
                     len(remaining.shards),
                 )
             waited = True
@@ -110,12 +110,12 @@ def fill(
         else:
             return False
     for shard in range(-(-num_images // folder.shard_size)):
-        claims.remove_abandoned(shard)  # of processes killed after their last shard
+        leases.remove_abandoned(shard)  # of processes killed after their last shard
     return True
 
 
 class _Work:
-    """One claimed shard: its images so far, and what is to be made."""
+    """One leased shard: its images so far, and what is to be made."""
 
     def __init__(
         self, folder: ShardFolder, shard: int, num_images: int, batch_size: int, facts: dict
@@ -127,41 +127,46 @@ class _Work:
         self.made, self.seconds = 0, 0.0
         there = folder.length(shard)
         if there >= len(self.indices):
-            self.indices = range(0)  # finished by another process before it was claimed
+            self.indices = range(0)  # finished by another process before it was leased
         elif whole := there // batch_size * batch_size:
             images, labels = folder.read(shard)
             self.images, self.labels = [images[:whole]], labels[:whole].tolist()
 
-    def run(self, make: Make, claims: Claims, writer: "_Writer", bar: "_Bar", interrupted) -> None:
-        """Make batches until the shard is whole or this process is interrupted; store them."""
-        stored = time.monotonic()
-        for start in self.indices[len(self.labels) :: self.batch_size]:
-            batch = range(start, min(start + self.batch_size, self.indices.stop))
-            began = time.perf_counter()
-            images, labels = make(batch)
-            self.seconds += time.perf_counter() - began
+    def run(
+        self,
+        generate: Callable[[range], Iterator[Batch]],
+        leases: Leases,
+        writer: "_Writer",
+        bar: "_Bar",
+        interrupted: Callable[[], bool],
+    ) -> None:
+        """Generate until the shard is whole or this process is interrupted; store the batches."""
+        stored = began = time.monotonic()
+        for batch, images, labels in generate(self.indices[len(self.labels) :]):
+            self.seconds += time.monotonic() - began
             self.made += len(batch)
             self.images.append(images)
             self.labels += labels
-            claims.report(self.shard, len(self.labels))
+            leases.report(self.shard, len(self.labels))
             bar.update()
             if interrupted():
                 break
             if time.monotonic() - stored > STORE_SECONDS and batch.stop < self.indices.stop:
                 writer.submit(self._store, list(self.images), list(self.labels))
                 stored = time.monotonic()
-        writer.submit(self._finish, claims)
+            began = time.monotonic()
+        writer.submit(self._finish, leases)
 
     def _store(self, images: list[np.ndarray], labels: list[int]) -> None:
         self.folder.write(self.shard, np.concatenate(images), np.array(labels))
 
-    def _finish(self, claims: Claims) -> None:
+    def _finish(self, leases: Leases) -> None:
         if self.made:
             self._store(self.images, self.labels)
             self.folder.log_timing(
                 shard=self.shard, images=self.made, seconds=round(self.seconds, 4), **self.facts
             )
-        claims.release(self.shard)
+        leases.release(self.shard)
 
 
 class _Remaining:
@@ -182,11 +187,11 @@ class _Remaining:
             if self.shards[shard] >= len(self.folder.indices(shard, self.num_images)):
                 del self.shards[shard]
 
-    def images(self, claimed: dict[int, int] | None = None) -> int:
-        """How many images are not there, those that claims speak of not counted."""
+    def images(self, leased: dict[int, int] | None = None) -> int:
+        """How many images are not there, those that leases speak of not counted."""
         return sum(
             len(self.folder.indices(shard, self.num_images))
-            - max(there, (claimed or {}).get(shard, 0))
+            - max(there, (leased or {}).get(shard, 0))
             for shard, there in self.shards.items()
         )
 
@@ -219,8 +224,8 @@ class _Writer:
 class _Bar:
     """Progress of all ranks and launches, shown by the main rank: images, images/s, time left."""
 
-    def __init__(self, title: str, remaining: _Remaining, claims: Claims):
-        self.remaining, self.claims = remaining, claims
+    def __init__(self, title: str, remaining: _Remaining, leases: Leases):
+        self.remaining, self.leases = remaining, leases
         self.looked = time.monotonic()
         total = remaining.num_images
         self.bar = tqdm(
@@ -229,7 +234,7 @@ class _Bar:
             initial=total - remaining.images(),
             unit="img",
             smoothing=0,
-            disable=not (title and launch.is_main()),
+            disable=not (title and distributed.is_main()),
         )
 
     def __enter__(self) -> "_Bar":
@@ -244,6 +249,6 @@ class _Bar:
         if self.bar.disable or (not final and time.monotonic() - self.looked < 1):
             return
         self.remaining.look()
-        there = self.remaining.num_images - self.remaining.images(self.claims.progress())
+        there = self.remaining.num_images - self.remaining.images(self.leases.progress())
         self.bar.update(max(0, there - self.bar.n))
         self.looked = time.monotonic()

@@ -1,9 +1,9 @@
 """Who is making which shard: how any number of processes, on any machines, share one folder.
 
-A claim is a file beside the shard, made with O_EXCL, that its owner keeps changing while it lives.
-Clocks are never compared: a claim is abandoned when the observer, by its own clock, has watched it
+A lease is a file beside the shard, made with O_EXCL, that its owner keeps changing while it lives.
+Clocks are never compared: a lease is abandoned when the observer, by its own clock, has watched it
 unchanged for ``stale_seconds``, or at once when its owner was a process of this machine that is
-gone. Claims save work, they protect nothing: two owners of one shard would store the same images.
+gone. Leases save work, they protect nothing: two owners of one shard would store the same images.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ import time
 import uuid
 from pathlib import Path
 
-from eval.shards import storing
 from models.files import where_known
+from stitch.runs.shards import storing
 
-_SUFFIX = ".claim"
-_NAME = re.compile(r"shard-(\d+)\.claim")
-_WIDTH = 320  # bytes; every version of a claim has them, so that it is overwritten in place
+_SUFFIX = ".lease"
+_NAME = re.compile(r"shard-(\d+)\.lease")
+_WIDTH = 320  # bytes; every version of a lease has them, so that it is overwritten in place
 
 
-class Claims:
-    """The claims of one process on the shards of a folder; released when the block ends.
+class Leases:
+    """The leases of one process on the shards of a folder; released when the block ends.
 
     Args:
         folder: where the shards are.
-        beat_seconds: how often claims held are changed.
-        stale_seconds: how long a claim of another machine is watched before it is taken over.
+        beat_seconds: how often leases held are changed.
+        stale_seconds: how long a lease of another machine is watched before it is taken over.
     """
 
     def __init__(self, folder: Path, beat_seconds: float = 5.0, stale_seconds: float = 60.0):
@@ -43,7 +43,7 @@ class Claims:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self) -> "Claims":
+    def __enter__(self) -> "Leases":
         self._thread.start()
         return self
 
@@ -77,16 +77,16 @@ class Claims:
         return True
 
     def remove_abandoned(self, shard: int) -> None:
-        """Delete the claim on ``shard`` if its owner is dead."""
-        text, claim = self._read(shard)
-        if text is None or not self._abandoned(shard, text, claim):
+        """Delete the lease on ``shard`` if its owner is dead."""
+        text, lease = self._read(shard)
+        if text is None or not self._abandoned(shard, text, lease):
             return
         path = self.path(shard)
         grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         with contextlib.suppress(FileNotFoundError):
             path.rename(grave)
             if grave.read_bytes() != text:
-                # Another observer was faster, and this is its own claim: put it back.
+                # Another observer was faster, and this is its own lease: put it back.
                 with contextlib.suppress(FileExistsError), where_known():
                     os.link(grave, path)
                 if not path.exists():
@@ -94,7 +94,7 @@ class Claims:
             grave.unlink(missing_ok=True)
 
     def report(self, shard: int, images: int) -> None:
-        """Tell the others how many images of a claimed shard are made."""
+        """Tell the others how many images of a leased shard are made."""
         with self._lock, contextlib.suppress(OSError):
             self._held[shard] = self._held[shard][0], images
             self._write(shard)
@@ -107,15 +107,15 @@ class Claims:
             self.path(shard).unlink(missing_ok=True)
 
     def progress(self) -> dict[int, int]:
-        """Images made so far of every shard that anybody has claimed."""
+        """Images made so far of every shard that anybody has leased."""
         names = (_NAME.fullmatch(path.name) for path in self.folder.glob(f"shard-*{_SUFFIX}"))
         shards = [int(name[1]) for name in names if name]
-        claims = {shard: self._read(shard)[1] for shard in shards}
-        return {shard: claim.get("images", 0) for shard, claim in claims.items()}
+        leases = {shard: self._read(shard)[1] for shard in shards}
+        return {shard: lease.get("images", 0) for shard, lease in leases.items()}
 
-    def _abandoned(self, shard: int, text: bytes, claim: dict) -> bool:
-        if claim and claim["machine"] and claim["machine"] == self._owner["machine"]:
-            return _started(claim["pid"]) != claim["started"]
+    def _abandoned(self, shard: int, text: bytes, lease: dict) -> bool:
+        if lease and lease["machine"] and lease["machine"] == self._owner["machine"]:
+            return _started(lease["pid"]) != lease["started"]
         now = time.monotonic()
         last_text, last_look, unchanged = self._seen.get(shard, (None, now, 0.0))
         # A long gap between two looks counts little: this process or the file system may have hung.
@@ -124,25 +124,25 @@ class Claims:
         return unchanged >= self.stale_seconds
 
     def _read(self, shard: int) -> tuple[bytes | None, dict]:
-        """A claim's text, None without one, and what it says, nothing if its owner is writing."""
+        """A lease's text, None without one, and what it says, nothing if its owner is writing."""
         try:
             text = self.path(shard).read_bytes()
         except OSError:
             return None, {}
         try:
-            claim = json.loads(text)
+            lease = json.loads(text)
         except ValueError:
             return text, {}
-        whole = isinstance(claim, dict) and {*self._owner, "images"} <= claim.keys()
-        sound = whole and type(claim["pid"]) is type(claim["images"]) is int
-        return text, claim if sound else {}
+        whole = isinstance(lease, dict) and {*self._owner, "images"} <= lease.keys()
+        sound = whole and type(lease["pid"]) is type(lease["images"]) is int
+        return text, lease if sound else {}
 
     def _write(self, shard: int) -> None:
         file, images = self._held[shard]
         self._beats += 1
-        claim = json.dumps({**self._owner, "images": images, "beat": self._beats})
-        # The file is written by its descriptor: if the claim was lost, no one else's is touched.
-        os.pwrite(file, claim.ljust(_WIDTH).encode(), 0)
+        lease = json.dumps({**self._owner, "images": images, "beat": self._beats})
+        # The file is written by its descriptor: if the lease was lost, no one else's is touched.
+        os.pwrite(file, lease.ljust(_WIDTH).encode(), 0)
 
     def _beat(self) -> None:
         while not self._stop.wait(self.beat_seconds):

@@ -32,14 +32,24 @@ def free_bytes(device: torch.device) -> int:
 
 
 def forget_peak() -> None:
-    """Let ``peak_rss_mb`` start from what this process has now; Linux can."""
+    """Let ``peak_mb`` start from what this process has now; Linux can."""
     file = Path("/proc/self/clear_refs")
     if file.exists():
         file.write_text("5")
 
 
-def peak_rss_mb() -> float:
-    """The most memory that this process has had so far, MB of 10^6 bytes."""
+def peak_mb(device: torch.device) -> dict[str, float]:
+    """The most memory that this process has had so far, MB of 10^6 bytes.
+
+    ``peak_rss_mb`` on the host and, on a GPU, ``peak_allocated_mb``.
+    """
+    peak = {"peak_rss_mb": _peak_rss_mb()}
+    if device.type == "cuda":
+        peak["peak_allocated_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return peak
+
+
+def _peak_rss_mb() -> float:
     status = Path("/proc/self/status")
     if status.exists():  # getrusage counts what the process was forked from as well
         line = next(text for text in status.read_text().splitlines() if text.startswith("VmHWM"))

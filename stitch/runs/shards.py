@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.npz import Npz, NpzError
-from eval.results import content_hash
 from models.errors import InputError
 from models.files import create_exclusively, read_json, write_atomically
+from models.npz import Npz, NpzError
+from stitch.runs.records import content_hash
 
 _TIMING = "timing.jsonl"
 _SETTLING = 2.0  # seconds until a run.json that another process has just made has its content
@@ -72,7 +72,7 @@ class ShardFolder:
                 f"shard_size={self.shard_size}; use the same size or another folder"
             )
 
-    def claim(self, num_images: int) -> None:
+    def mark(self, num_images: int) -> None:
         """Mark the folder as this run's, of so many images at least; the first of many runs wins.
 
         Raises:
@@ -194,7 +194,7 @@ class ShardFolder:
         return removed
 
     def remove_leftovers(self, shard: int) -> None:
-        """Delete what a killed process left of ``shard``; for who has claimed it."""
+        """Delete what a killed process left of ``shard``; for who has leased it."""
         for path in self.path.glob(f".{self.shard_path(shard).name}.*.tmp"):
             path.unlink(missing_ok=True)
 

@@ -7,52 +7,41 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.results import content_hash
-from models.checkpoint import write_atomically
-from scripts import job as jobs
-from scripts import launch
-from stitch import sample
+from models.files import write_atomically
+from stitch.runs import distributed, provenance
+from stitch.runs.records import content_hash
+from stitch.runs.run import Run
 
 
-def path_of(job: jobs.Job, runs: str | Path) -> Path:
+def path_of(run: Run, runs: str | Path) -> Path:
     """Where the trajectory of a run's first ``num_images`` images is."""
-    name = content_hash({"run": job.run, "num_images": job.num_images})
+    name = content_hash({"run": run.settings, "num_images": run.num_images})
     return Path(runs) / "trajectories" / f"{name}.npz"
 
 
-def make(job: jobs.Job, runs: str | Path) -> Path:
+def make(run: Run, runs: str | Path) -> Path:
     """Sample a run's first images once more, by the first rank, and store every state."""
-    path = path_of(job, runs)
-    if launch.is_main() and not path.is_file():
+    path = path_of(run, runs)
+    if distributed.is_main() and not path.is_file():
         states: list[torch.Tensor] = []
-        indices = range(job.num_images)
-        sample(
-            job.zoo,
-            job.sampler,
-            job.allocation,
-            job.labels(indices),
-            seed=job.run["seed"],
-            indices=indices,
-            guidance=job.guidance,
-            alignment=job.alignment,
-            callback=lambda x, **_: states.append(x.float().cpu()),
-        )
+        run.walk(range(run.num_images), lambda x, **_: states.append(x.float().cpu()))
+        about = {"run": run.settings, "num_images": run.num_images}
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
             states=torch.stack(states).numpy(),
-            timesteps=np.array(job.sampler.timesteps),
-            run=np.array(json.dumps({"run": job.run, "num_images": job.num_images})),
-            commit=np.array(launch.commit()),
+            timesteps=np.array(run.sampler.timesteps),
+            run=np.array(json.dumps(about)),
+            commit=np.array(provenance.commit()),
         )
         write_atomically(path, buffer.getvalue())
-    launch.barrier()
+    distributed.barrier()
     return path
 
 
-def load(job: jobs.Job, runs: str | Path) -> tuple[torch.Tensor, list[float]] | None:
+def load(run: Run, runs: str | Path) -> tuple[torch.Tensor, list[float]] | None:
     """(S, B, C, H, W) states after the S steps and the steps' timesteps; None if not recorded."""
-    path = path_of(job, runs)
+    path = path_of(run, runs)
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as file:

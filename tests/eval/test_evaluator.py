@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,21 +15,23 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from eval import metrics
+from eval.evaluator import Evaluator
 from eval.export import write_pngs
+from eval.extraction import as_batch
 from eval.features import create_extractor, extract, find_weights
 from eval.images import open_images
+from eval.published import selftest
 from eval.reference import load_reference, save_reference
-from eval.results import ResultStore
-from eval.shards import ShardFolder
-from models.checkpoint import CheckpointError
 from models.errors import InputError
-from scripts.evaluate import Evaluator, as_batch, log_to_wandb
+from models.weights import CheckpointError
 from scripts.reference import own_images
-from scripts.selftest import selftest
+from stitch.runs.records import ResultStore
+from stitch.runs.shards import ShardFolder
+from stitch.runs.tracking import log_record
+from tests import ROOT
 from tests.commands import compose, refusal
 from tests.inception import save_random_inception
 
-ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -449,7 +450,7 @@ def test_a_doubtful_subset_is_noted_in_the_record(gray, tmp_path):
 def test_a_run_that_lacks_images_is_not_measured(gray, tmp_path):
     images = pictures(40, 28, 1, seed=0)
     folder = ShardFolder(tmp_path / "samples", {"seed": 0}, 10)
-    folder.claim(40)
+    folder.mark(40)
     for shard in (0, 2, 3):
         folder.write(shard, images[10 * shard : 10 * shard + 10], np.zeros(10, np.int64))
     measuring = evaluator(tmp_path, gray[0][1], "eval.metrics=[is]")
@@ -550,7 +551,7 @@ def test_records_are_logged_to_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
     record = {"run": {"seed": 0}, "protocol": {"num_images": 7}, "metrics": {"fid": 9.5}}
-    log_to_wandb(record, OmegaConf.create({"project": "t-stitch", "mode": "offline"}))
+    log_record(record, OmegaConf.create({"project": "t-stitch", "mode": "offline"}))
     (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     # wandb's own process may write the last of it later.
     texts, deadline = (b"fid", b"9.5", b"num_images"), time.monotonic() + 60

@@ -1,7 +1,5 @@
 """The zoos' classifiers as feature extractors: ours and torch-fidelity's numbers are the same."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch_fidelity
@@ -9,8 +7,9 @@ import torch_fidelity
 from eval import metrics
 from eval.features import create_extractor, extract
 from models.errors import InputError
+from tests import ROOT
 
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+CHECKPOINTS = ROOT / "checkpoints"
 # Name of an extractor -> its zoo, and the shape of its images.
 EXTRACTORS = {
     "fashion-classifier": ("fashion", (1, 28, 28)),

@@ -14,8 +14,8 @@ from PIL import Image
 from eval.export import write_npz, write_pngs
 from eval.images import FolderImages, ImageError, blocks, open_images, share, warnings
 from eval.pictures import centre_crop
-from eval.shards import ShardFolder, folder_digest
 from models.errors import InputError
+from stitch.runs.shards import ShardFolder, folder_digest
 
 
 def pictures(count=23, height=6, width=5, channels=3, seed=0):
@@ -25,7 +25,7 @@ def pictures(count=23, height=6, width=5, channels=3, seed=0):
 
 def shard_folder(path, images, size=10):
     folder = ShardFolder(path, {"seed": 0}, size)
-    folder.claim(len(images))
+    folder.mark(len(images))
     labels = np.arange(len(images))
     for shard in range(-(-len(images) // size)):
         part = slice(shard * size, (shard + 1) * size)

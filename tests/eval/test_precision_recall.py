@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from eval import neighbours
-from eval.neighbours import precision_recall
+from eval import precision_recall as neighbours
+from eval.precision_recall import precision_recall
 from models.errors import InputError
 from tests import golden
 

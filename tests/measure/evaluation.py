@@ -1,6 +1,6 @@
 """Time and peak memory of the metrics beside torch-fidelity's, each in a process of its own.
 
-``python -m tests.measure_evaluation [threads] [--large]`` prints a table; docs/evaluation.md keeps
+``python -m tests.measure.evaluation [threads] [--large]`` prints a table; docs/evaluation.md keeps
 one. The features are random, of 2048 dimensions and rank 64 with noise, as Inception's roughly are.
 """
 
@@ -17,7 +17,7 @@ from torch_fidelity import metric_fid
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from eval.metrics import frechet_distance, moments
-from eval.neighbours import precision_recall
+from eval.precision_recall import precision_recall
 
 # row -> (samples, references, a function of both and of the references' moments)
 ROWS = {
@@ -109,7 +109,7 @@ def main() -> None:
     print("| | wall s | CPU s | peak GB | of it before | value |")
     print("| --- | ---: | ---: | ---: | ---: | --- |")
     for name in [*ROWS, *LARGE] if options.large else ROWS:
-        command = [sys.executable, "-m", "tests.measure_evaluation", threads, "--row", name]
+        command = [sys.executable, "-m", "tests.measure.evaluation", threads, "--row", name]
         output = subprocess.run(command, env=environment, capture_output=True, check=True).stdout
         row = json.loads(output)
         numbers = " | ".join(f"{row[key]:.2f}" for key in ("wall", "cpu", "peak", "before"))

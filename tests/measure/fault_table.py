@@ -1,4 +1,4 @@
-"""What faults cost: ``python -m tests.fault_table`` breaks real runs and writes docs/faults.md.
+"""What faults cost, for docs/faults.md: ``python -m tests.measure.fault_table`` breaks real runs.
 
 Every row starts ``scripts.sample`` under torchrun, does something to it, and has the same command
 finish. It takes half an hour on two cores; the full disk needs the right to mount a tmpfs.
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.shards import ShardError, folder_digest, open_folder
-from scripts import launch
+from stitch.runs import devices
+from stitch.runs.shards import ShardError, folder_digest, open_folder
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 NUM_IMAGES, SHARD_SIZE, KILLS = 400, 20, 20
 RUN = [
     "sampler.steps=20", "allocation.denoisers=[DiT-S]", "allocation.fractions=[1]",
@@ -32,14 +32,14 @@ RUN = [
 ]  # fmt: skip
 HEADER = """# What faults cost
 
-Written by `python -m tests.fault_table`: real processes, {images} images of the fashion zoo's DiT-S
-(DDIM 20 steps, guidance 1.5) in shards of {shard}, by two ranks under torchrun (gloo) unless said
-otherwise. Machine: {machine}; it was {load}.
+Written by `python -m tests.measure.fault_table`: real processes, {images} images of the fashion
+zoo's DiT-S (DDIM 20 steps, guidance 1.5) in shards of {shard}, by two ranks under torchrun (gloo)
+unless said otherwise. Machine: {machine}; it was {load}.
 
 *Recomputed* are images made more than once: finished ones that were not yet stored when their
 process was killed, those of damaged shards, and those made by two launches. A batch in hand at a
 kill (10 images) is not counted. *Lost* are images that the folder lacks in the end. *Sampling
-again* is from the start of the same command to its first claim, nearly all of it imports;
+again* is from the start of the same command to its first lease, nearly all of it imports;
 *finished* is to its end.
 
 | fault | final hash identical | lost | recomputed | sampling again, s | finished, s |
@@ -62,7 +62,7 @@ class Launch:
 
     def __init__(self, samples: Path, processes: int = 2, restarts: int = 0):
         self.samples, self.began = samples, time.monotonic()
-        self.owners = self.claiming()
+        self.owners = self.leasing()
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [
@@ -74,21 +74,21 @@ class Launch:
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=self.log, stderr=self.log,
         )  # fmt: skip
 
-    def claiming(self) -> set[str]:
-        """Owners of the claims that there are now."""
+    def leasing(self) -> set[str]:
+        """Owners of the leases that there are now."""
         owners = set()
-        for path in self.samples.glob("*.claim"):
+        for path in self.samples.glob("*.lease"):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 owners.add(json.loads(path.read_text())["owner"])
         return owners
 
-    def wait_for_claim(self) -> float:
-        """Seconds from the start, or the last kill, until a new process claims a shard."""
+    def wait_for_lease(self) -> float:
+        """Seconds from the start, or the last kill, until a new process leases a shard."""
         while self.process.poll() is None:
-            if self.claiming() - self.owners:
+            if self.leasing() - self.owners:
                 break
             time.sleep(0.01)
-        self.owners |= self.claiming()
+        self.owners |= self.leasing()
         return time.monotonic() - self.began
 
     def ranks(self) -> list[int]:
@@ -98,7 +98,7 @@ class Launch:
     def kill_one(self, choice: random.Random) -> int:
         """Images that the killed rank had not stored."""
         self.began = time.monotonic()
-        self.owners |= self.claiming()
+        self.owners |= self.leasing()
         pid = choice.choice(self.ranks())
         os.kill(pid, signal.SIGKILL)
         return unstored(self.samples, pid)
@@ -124,14 +124,14 @@ class Launch:
 
 
 def unstored(samples: Path, pid: int | None = None) -> int:
-    """Images that killed processes (or one) had finished and not stored; their claims tell."""
+    """Images that killed processes (or one) had finished and not stored; their leases tell."""
     folder, images = open_folder(samples), 0
-    for path in samples.glob("*.claim"):
+    for path in samples.glob("*.lease"):
         with contextlib.suppress(FileNotFoundError, ValueError):
-            claim = json.loads(path.read_text())
-            if pid in (None, claim["pid"]):
+            lease = json.loads(path.read_text())
+            if pid in (None, lease["pid"]):
                 there = folder.length(int(path.stem.split("-")[1]))
-                images += max(0, claim["images"] - there)
+                images += max(0, lease["images"] - there)
     return images
 
 
@@ -182,13 +182,13 @@ class Table:
     ) -> None:
         """Have the same command finish ``samples``, and note it."""
         last = Launch(samples, processes)
-        first = last.wait_for_claim()
+        first = last.wait_for_lease()
         self.add(fault, samples, unstored, [*again, first], last.succeed())
 
     def killed(self, samples: Path, processes: int = 2, after: float = 2.0) -> int:
         """Have a launch killed in the middle of its work; return the images it had not stored."""
         launched = Launch(samples, processes)
-        launched.wait_for_claim()
+        launched.wait_for_lease()
         time.sleep(after)
         launched.kill_all()
         launched.wait()
@@ -201,7 +201,7 @@ def all_ranks_killed(table: Table) -> None:
     samples, again, lost = table.new("killed"), [], 0
     for _ in range(KILLS):
         launched = Launch(samples)
-        again.append(launched.wait_for_claim())
+        again.append(launched.wait_for_lease())
         time.sleep(choice.uniform(0, table.kill_within))
         launched.kill_all()
         launched.wait()
@@ -214,11 +214,11 @@ def one_rank_killed(table: Table) -> None:
     choice = random.Random(1)
     samples, again, lost = table.new("killed"), [], 0
     launched = Launch(samples, restarts=KILLS)
-    launched.wait_for_claim()
+    launched.wait_for_lease()
     for _ in range(KILLS):
         time.sleep(choice.uniform(0, table.kill_within))
         lost += launched.kill_one(choice)
-        again.append(launched.wait_for_claim())
+        again.append(launched.wait_for_lease())
     killed = time.monotonic()
     launched.succeed()
     finished = time.monotonic() - killed + again[-1]
@@ -229,7 +229,7 @@ def one_rank_killed(table: Table) -> None:
 def terminated(table: Table) -> None:
     samples = table.new("terminated")
     launched = Launch(samples)
-    launched.wait_for_claim()
+    launched.wait_for_lease()
     time.sleep(2)
     launched.process.terminate()
     launched.wait()
@@ -276,18 +276,18 @@ def skewed(table: Table) -> None:
 
 
 def other_machine(table: Table) -> None:
-    """Claims of a dead machine look alive until they have been watched for a while."""
+    """Leases of a dead machine look alive until they have been watched for a while."""
     samples = table.new("other")
     lost = table.killed(samples)
-    for path in samples.glob("*.claim"):
+    for path in samples.glob("*.lease"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "machine": "another"}))
-    table.finish("all ranks killed, finished by another machine (claims renamed)", samples, lost)
+    table.finish("all ranks killed, finished by another machine (leases renamed)", samples, lost)
 
 
 def two_launches(table: Table) -> None:
     samples = table.new("two")
     launches = [Launch(samples), Launch(samples)]
-    first = min(launched.wait_for_claim() for launched in launches)
+    first = min(launched.wait_for_lease() for launched in launches)
     table.add(
         "two launches of two ranks on one folder at once", samples, 0, [first],
         max([launched.succeed() for launched in launches]),
@@ -331,7 +331,7 @@ def batch_sizes(table: Table) -> list[str]:
 
 
 def main() -> None:
-    device = launch.device_name(launch.start()).split(",")[0]
+    device = devices.name(devices.start()).split(",")[0]
     machine = f"{os.cpu_count()} cores of {device}, one per rank"
     load = f"shared with other work (load average {os.getloadavg()[0]:.1f} at the start)"
     header = HEADER.format(images=NUM_IMAGES, shard=SHARD_SIZE, machine=machine, load=load)

@@ -1,4 +1,4 @@
-"""Every figure and table of ImageNet, end to end: ``python -m tests.imagenet_figures FOLDER``.
+"""Every ImageNet figure and table: ``python -m tests.measure.imagenet_figures FOLDER``.
 
 Networks of the real sizes with deterministic values, an Inception with random ones, two steps and
 two images: what it draws says nothing of quality, only that the way from weights to pictures is
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.inception import save_random_inception
-from tests.recipe_weights import write
+from tests.measure.recipe_weights import write
 
 ZOOS = ("imagenet256-dit", "imagenet256-ldm", "imagenet256-dit-uvit")
 

@@ -1,4 +1,4 @@
-"""The ImageNet zoo at its real size: ``python -m tests.real_size FOLDER [> docs/imagenet256.md]``.
+"""The ImageNet zoo at its real size: ``python -m tests.measure.real_size FOLDER``.
 
 Writes files as published with deterministic values into FOLDER (4 GB), samples images with them by
 the real command, and prints time and peak memory of that and of loading DiT-XL/2 as Markdown.
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from eval.shards import open_folder
-from scripts import launch
-from tests import recipe_weights
+from stitch.runs import devices
+from stitch.runs.shards import open_folder
+from tests.measure import recipe_weights
 
 LOAD = """
 import sys, threading, time, torch, models
@@ -56,12 +56,13 @@ def main(folder: Path) -> None:
     converted = folder / "DiT-XL-2.safetensors"
     if not converted.exists():
         run("-m", "scripts.convert", "network=DiT-XL/2", f"source={xl}", f"target={converted}")
-    device = launch.device_name(torch.device("cpu"))
+    device = devices.name(torch.device("cpu"))
     print("# ImageNet 256 at its real size, on a CPU\n")
     print(
         "Published files cannot be shipped, so these were written with the golden recipe's values "
-        "(`tests/recipe_weights.py`): the code path is the real one, the images are noise. "
-        f"Made by `python -m tests.real_size FOLDER` on {device}, torch {torch.__version__}.\n"
+        "(`tests/measure/recipe_weights.py`): the code path is the real one, the images are noise. "
+        f"Made by `python -m tests.measure.real_size FOLDER` on {device}, torch "
+        f"{torch.__version__}.\n"
     )
     print("DiT-S/2 in the first half of the steps, DiT-XL/2 in the second; DDIM, guidance 1.5,")
     print("then the SD-VAE: 256x256 images by `python -m scripts.sample zoo=imagenet256-dit ...`\n")

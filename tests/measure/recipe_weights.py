@@ -1,4 +1,4 @@
-"""Files as published, with deterministic values: ``python -m tests.recipe_weights ZOO FOLDER``.
+"""Files as published, of made-up values: ``python -m tests.measure.recipe_weights ZOO FOLDER``.
 
 What an ImageNet zoo does with the weights that everybody can download can so be run at its real
 size by those who have none. The images are noise.
@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import models
-from models.checkpoint import record_path, sha256_of
+from models.files import sha256_of
+from models.weights import record_path
 from models.zoo import CARDS
 from tests import golden
 

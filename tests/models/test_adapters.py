@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 import models
 from models import CheckpointError
+from models.adapters import dit_from_diffusers, dit_to_diffusers
 from models.checkpoint import read_tensors
 from models.errors import InputError
 from models.first_stage import CONFIGURATIONS, to_uint8
-from models.layouts import dit_from_diffusers, dit_to_diffusers
 from tests import golden
 
 SMALL = dict(latent_shape=(4, 8, 8), width=32, depth=2, num_heads=2, num_classes=5)

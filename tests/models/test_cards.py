@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 import models
 from models import CheckpointError
-from models.checkpoint import record_path, sha256_of
 from models.errors import InputError
+from models.files import sha256_of
 from models.spec import DenoiserSpec, check_stitchable
+from models.weights import record_path
 from models.zoo import CARDS, PublishedFile, names
 from tests import golden
 

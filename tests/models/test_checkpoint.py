@@ -14,17 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import CheckpointError, load_checkpoint
-from models.checkpoint import (
-    read_tensors,
-    record_path,
-    recorded_sha256,
-    save_checkpoint,
-    save_tensors,
-    sha256_of,
-    write_atomically,
-)
+from models.checkpoint import read_tensors
 from models.errors import InputError
-from models.files import check_writable, create_exclusively
+from models.files import check_writable, create_exclusively, sha256_of, write_atomically
+from models.weights import record_path, recorded_sha256, save_checkpoint, save_tensors
 
 
 def network(width=4, seed=0):

@@ -14,10 +14,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import models
+from models import download
 from models.checkpoint import read_tensors
+from models.download import DownloadError, get
 from models.zoo import CARDS, PublishedFile
-from scripts import convert, download, launch, zoo
-from scripts.download import DownloadError, get
+from scripts import convert, zoo
+from scripts import download as download_command
+from stitch.runs import devices
 from tests import golden
 
 DATA = bytes(range(256)) * 4000
@@ -201,7 +204,11 @@ def test_without_a_network_every_missing_file_its_url_and_its_place_are_named(
 
     monkeypatch.setattr(download, "_transfer", unreachable)
     code, output = run(
-        download.main, monkeypatch, capsys, "zoo=imagenet256-ldm", f"zoo.checkpoints={tmp_path}"
+        download_command.main,
+        monkeypatch,
+        capsys,
+        "zoo=imagenet256-ldm",
+        f"zoo.checkpoints={tmp_path}",
     )
     assert code == 2
     error = output.splitlines()[-1]
@@ -216,7 +223,7 @@ def test_without_a_network_every_missing_file_its_url_and_its_place_are_named(
 def test_a_dry_run_lists_what_how_large_and_where(tmp_path, monkeypatch, capsys, what, count):
     spelling = "--dry-run" if what == "all" else "dry_run=true"
     arguments = ["zoo=imagenet256-dit", f"zoo.checkpoints={tmp_path}", spelling]
-    code, output = run(download.main, monkeypatch, capsys, *arguments, f"what={what}")
+    code, output = run(download_command.main, monkeypatch, capsys, *arguments, f"what={what}")
     assert code == 0
     assert output.count("missing") == count
     if what != "reference":
@@ -233,13 +240,13 @@ def test_a_dry_run_lists_what_how_large_and_where(tmp_path, monkeypatch, capsys,
     ],
 )
 def test_bad_settings_end_with_one_line(monkeypatch, capsys, arguments, message):
-    code, output = run(download.main, monkeypatch, capsys, *arguments)
+    code, output = run(download_command.main, monkeypatch, capsys, *arguments)
     assert code == 2
     assert message in output
 
 
 def test_a_shipped_zoo_needs_no_download(monkeypatch, capsys):
-    code, output = run(download.main, monkeypatch, capsys, "zoo=fashion")
+    code, output = run(download_command.main, monkeypatch, capsys, "zoo=fashion")
     assert code == 0 and "nothing to download" in output
 
 
@@ -275,7 +282,7 @@ def test_weights_are_converted_to_native_and_to_diffusers(tmp_path, monkeypatch,
         )  # fmt: skip
         assert code == 0, output
     found = read_tensors(tmp_path / "native.safetensors")
-    dtype = launch.PRECISIONS[precision]
+    dtype = devices.PRECISIONS[precision]
     for name, value in source.state_dict().items():
         assert torch.equal(found[name], value.to(dtype)), name
 

@@ -1,7 +1,6 @@
 """The shipped zoos: what is in them, and that it is what their records say."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +9,12 @@ from omegaconf import OmegaConf
 import models
 from eval.metrics import frechet_distance, moments
 from eval.reference import check_extractor, load_reference
-from models.checkpoint import read_tensors, recorded_sha256
+from models.checkpoint import read_tensors
 from models.errors import InputError
 from models.training.loop import FREE
+from models.weights import recorded_sha256
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "checkpoints" / "fashion"
 NETWORKS = ("classifier", "first-stage", "first-stage-ft", "preview", "DiT-S", "DiT-B", "DiT-XL")
 

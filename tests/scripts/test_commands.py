@@ -16,10 +16,10 @@ import torch
 import models
 import samplers
 import stitch
-from eval.shards import folder_digest, open_folder, read_shard
+from stitch.runs.shards import folder_digest, open_folder, read_shard
+from tests import ROOT
 from tests.commands import refusal
 
-ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
     "sampler.steps=4", "allocation.denoisers=[DiT-S,DiT-B]", "allocation.small=0.5",
@@ -78,10 +78,10 @@ def test_a_run_with_a_killed_rank_is_finished_by_the_same_command_alone(alone, t
         command("sample", *SMALL, f"samples={samples}", processes=2),
         cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while not (claims := list(samples.glob("*.claim"))) and process.poll() is None:
+    while not (leases := list(samples.glob("*.lease"))) and process.poll() is None:
         time.sleep(0.001)
-    assert claims, "the run ended before a claim was seen"
-    killed = json.loads(claims[0].read_text())["pid"]
+    assert leases, "the run ended before a claim was seen"
+    killed = json.loads(leases[0].read_text())["pid"]
     os.kill(killed, signal.SIGKILL)
     assert process.wait() != 0
     folder = open_folder(samples)
@@ -91,7 +91,7 @@ def test_a_run_with_a_killed_rank_is_finished_by_the_same_command_alone(alone, t
     succeed("sample", *SMALL, f"samples={samples}")
     assert digest(samples) == digest(alone)
     assert [path.stat().st_mtime_ns for path in finished] == times
-    assert not list(samples.glob("*.claim"))
+    assert not list(samples.glob("*.lease"))
 
 
 def test_sampling_again_makes_nothing_and_says_so(alone):

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import hydra
 import pytest
@@ -12,8 +11,7 @@ from omegaconf import OmegaConf
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from scripts.cli import CONFIGS
-
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
 
 
 def launcher(*overrides) -> dict:

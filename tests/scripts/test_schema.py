@@ -110,7 +110,11 @@ def test_no_setting_takes_a_group_or_a_truth_for_a_number_name_or_list(configs):
         ("export", "num_images=all", "num_images=all must be"),
         ("train", "log_every=0", "log_every=0 must be"),
         ("train", "precision=fp16", "precision=fp16 must be auto | fp32 | bf16"),
-        ("sweep", "throughput.devices=[1,x]", 'throughput.devices=[1, "x"] must be'),
+        (
+            "sweep",
+            "datasets.fashion.throughput.devices=[1,x]",
+            'datasets.fashion.throughput.devices=[1, "x"] must be',
+        ),
         ("latency", "warm_up=0", "warm_up=0 must be"),
         ("convert", "source=a", "network is not set; it must be text"),
     ],
@@ -132,13 +136,13 @@ def test_a_recipe_is_checked_as_every_setting_is(setting, value):
 def test_a_single_value_where_a_list_is_wanted_is_a_list_of_one():
     config = compose(
         "sweep", "eval.metrics=fid", "allocation.denoisers=DiT-S", "allocation.fractions=0.4",
-        "labels=3", "throughput.devices=2",
+        "labels=3", "datasets.fashion.throughput.devices=2",
     )  # fmt: skip
     assert config.eval.metrics == ["fid"]
     assert config.allocation.denoisers == ["DiT-S"]
     assert config.allocation.fractions == [0.4]
     assert config.labels == [3]
-    assert config.throughput.devices == [2]
+    assert config.datasets.fashion.throughput.devices == [2]
     assert compose("sample").labels == "random"
     config = compose("sample", "allocation=switch_snr", "allocation.switches=-3")
     assert config.allocation.switches == [-3]

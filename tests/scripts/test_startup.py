@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 HEAVY = {"torch", "torchvision", "diffusers", "torch_fidelity", "scipy", "matplotlib", "wandb"}
 
 

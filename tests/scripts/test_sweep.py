@@ -3,19 +3,23 @@
 import functools
 import json
 
+import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 import models
-from eval.results import content_hash
-from eval.shards import folder_digest
+from eval import experiments
+from eval.estimate import Costs, cost
+from eval.evaluator import Evaluator
+from eval.paper.points import Planner
 from models.errors import InputError
-from scripts import job as jobs
-from scripts import sweep
-from scripts.evaluate import Evaluator
-from scripts.sample import sample_missing
-from scripts.together import groups
+from scripts import cli, sweep
+from stitch.cost import CostTable
+from stitch.runs import build, devices
+from stitch.runs.generate import sample_missing
+from stitch.runs.grouped import groups
+from stitch.runs.shards import folder_digest
 from tests import commands
 
 FEW = [
@@ -31,7 +35,7 @@ def points(folder, *overrides, shares=(0, 0.5, 0.75, 1), zoo=None):
     configs = [
         compose(*FEW, f"runs={folder}", f"allocation.small={share}", *overrides) for share in shares
     ]
-    return [jobs.create(c, zoo or jobs.load_zoo(c, torch.device("cpu"))) for c in configs]
+    return [build.create(c, zoo or build.load_zoo(c, torch.device("cpu"))) for c in configs]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def evaluator():
 
 
 def store_of(folder):
-    return sweep.record_store(OmegaConf.create({"runs": str(folder)}))
+    return experiments.record_store(OmegaConf.create({"runs": str(folder)}))
 
 
 def test_the_points_of_a_sweep_are_all_combinations_in_order():
@@ -81,26 +85,26 @@ def test_only_runs_that_differ_in_nothing_but_the_allocation_are_grouped(tmp_pat
     found = groups([*alike, *others])
     assert [len(group) for group in found] == [4, 1, 1, 1]
     # Depth first: neighbours have most in common.
-    assert [str(job.allocation) for job in found[0]] == [
+    assert [str(run.allocation) for run in found[0]] == [
         "DiT-B*4", "DiT-S*2+DiT-B*2", "DiT-S*3+DiT-B*1", "DiT-S*4",
     ]  # fmt: skip
 
 
 def test_points_made_together_have_the_images_and_metrics_of_points_made_alone(tmp_path, evaluator):
     together = points(tmp_path / "together")
-    assert sweep.make_records(together, evaluator, store_of(tmp_path / "together")) == {}
-    for job in points(tmp_path / "alone"):
+    assert experiments.make_records(together, evaluator, store_of(tmp_path / "together")) == {}
+    for run in points(tmp_path / "alone"):
         store = store_of(tmp_path / "alone")
-        assert sweep.make_records([job], evaluator, store) == {}
-        alone = sweep.stored_record(job, evaluator, store)
-        shared = sweep.stored_record(job, evaluator, store_of(tmp_path / "together"))
+        assert experiments.make_records([run], evaluator, store) == {}
+        alone = experiments.stored_record(run, evaluator, store)
+        shared = experiments.stored_record(run, evaluator, store_of(tmp_path / "together"))
         assert shared["metrics"] == alone["metrics"]
         digest = shared["provenance"]["images_sha256"]
         assert digest == alone["provenance"]["images_sha256"]
-        assert digest == folder_digest(job.samples, job.num_images)
+        assert digest == folder_digest(run.samples, run.num_images)
         assert alone["cost"]["ms_per_image"] > 0
         # A time that sharing made shorter is not given out as this run's.
-        assert ("ms_per_image" in shared["cost"]) == (str(job.allocation) in FIRST_OF_THEIR_KIND)
+        assert ("ms_per_image" in shared["cost"]) == (str(run.allocation) in FIRST_OF_THEIR_KIND)
 
 
 FIRST_OF_THEIR_KIND = ("DiT-B*4", "DiT-S*2+DiT-B*2")
@@ -109,12 +113,12 @@ FIRST_OF_THEIR_KIND = ("DiT-B*4", "DiT-S*2+DiT-B*2")
 def test_only_missing_shards_of_missing_points_are_made(tmp_path, evaluator):
     made = points(tmp_path, shares=(0, 0.5))
     other = made[1]
-    sweep.make_records(made, evaluator, store_of(tmp_path))
+    experiments.make_records(made, evaluator, store_of(tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.npz")}
     lost = other.samples.shard_path(1)
     lost.unlink()
-    store_of(tmp_path).path(other.run, evaluator.protocol(12)).unlink()
-    sweep.make_records(made, evaluator, store_of(tmp_path))
+    store_of(tmp_path).path(other.settings, evaluator.protocol(12)).unlink()
+    experiments.make_records(made, evaluator, store_of(tmp_path))
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.npz")}
     assert after.keys() == before.keys()
     assert [path for path in after if after[path] != before[path]] == [lost]
@@ -125,10 +129,8 @@ def test_a_point_that_fails_is_named_and_the_rest_is_finished(tmp_path, evaluato
     with torch.no_grad():
         next(zoo.denoisers["DiT-B"].parameters()).fill_(float("nan"))
     made = points(tmp_path, zoo=zoo)
-    failures = sweep.make_records(made, evaluator, store_of(tmp_path))
-    assert failures.keys() == {
-        content_hash(job.run) for job in made if job.allocation.steps[3] != "DiT-S"
-    }
+    failures = experiments.make_records(made, evaluator, store_of(tmp_path))
+    assert failures.keys() == {run.id for run in made if run.allocation.steps[3] != "DiT-S"}
     assert all("DiT-B at step" in reason for reason in failures.values())
     assert any(reason.startswith("DiT-S*2+DiT-B*2: ") for reason in failures.values())
     (record,) = store_of(tmp_path).all()
@@ -136,8 +138,8 @@ def test_a_point_that_fails_is_named_and_the_rest_is_finished(tmp_path, evaluato
 
 
 def test_a_sweep_with_failures_lists_them_and_exits_with_1(tmp_path, caplog):
-    job, *_ = points(tmp_path, shares=[0])
-    sample_missing(job)
+    run, *_ = points(tmp_path, shares=[0])
+    sample_missing(run)
     config = compose(*FEW, f"runs={tmp_path}", "allocation.small=0")
     sweep.sweep([config])
     (path,) = (tmp_path / "records").glob("*.json")
@@ -156,26 +158,57 @@ def test_a_sweep_with_failures_lists_them_and_exits_with_1(tmp_path, caplog):
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     config = compose(*FEW, f"runs={tmp_path / 'file' / 'runs'}")
-    with pytest.raises(InputError, match=r"runs=.* cannot be written to \(Not a directory\)"):
+    with pytest.raises(InputError, match="runs=.*Not a directory"):
         sweep.sweep([config])
 
 
-def test_a_dry_run_counts_points_evaluations_and_hours_without_weights(tmp_path):
+def test_a_dry_run_counts_runs_evaluations_and_hours_without_weights(tmp_path):
     config = compose(
         "zoo=imagenet256-dit", "sampler.steps=100", f"runs={tmp_path}",
-        "throughput.macs_per_second=1e12",
+        "datasets.imagenet256.throughput.macs_per_second=1e12",
     )  # fmt: skip
-    zoo = jobs.load_zoo(config, torch.device("cpu"))
+    zoo = build.load_zoo(config, torch.device("cpu"))
     made = []
     for share in range(11):
         config.allocation.small = share / 10
-        made.append(jobs.create(config, zoo, planning=True))
-    _, line, total, *_ = sweep.plan_text(made, made[1:], config)
+        made.append(build.create(config, zoo, planning=True))
+    spent = cost(made[1:], Costs(config))
     # Ten shares of DiT-S; beginnings are computed once, and DiT-XL's steps behind each.
-    evaluations = 2 * 5000 * 10 * 100, 2 * 5000 * (100 + 450)
-    for text in ("11", "1", "10", *(f"{count:,}" for count in evaluations)):
-        assert text in line.split("  imagenet")[0].split()
-    macs = 2 * 5000 * (100 * zoo.macs("DiT-S") + 450 * zoo.macs("DiT-XL"))
-    hours = [macs / 1e12 / 3600 / factor for factor in (1, 5, 10)]  # of 10 shards, at 8: two each
-    assert total.split()[2:] == [f"{value:.3g}" for value in hours]
-    assert not list(tmp_path.iterdir())
+    assert spent.evaluations == 2 * 5000 * 10 * 100
+    assert spent.shared == 2 * 5000 * (100 + 450)
+    assert spent.macs == 2 * 5000 * (100 * zoo.macs("DiT-S") + 450 * zoo.macs("DiT-XL"))
+    hours = [spent.macs / 1e12 / 3600 / factor for factor in (1, 5, 10)]  # 10 shards, at 8: two
+    assert spent.hours == pytest.approx(hours)
+
+
+def test_sweeps_and_figures_state_the_same_cost_of_the_same_runs(tmp_path):
+    common = ["zoo=imagenet256-dit", f"runs={tmp_path}", "protocol=full"]
+    with hydra.initialize_config_dir(str(cli.CONFIGS.resolve()), version_base="1.3"):
+        figures = cli.compose("figures", ["figure=fig01", *common])
+        planner = Planner(figures, cli.compose, [])
+        drawn = [
+            point.run for point in planner.points(OmegaConf.to_container(figures.figure.fig01))
+        ]
+        swept = [
+            cli.compose("sweep", [
+                "sampler.steps=100", f"allocation.small={share / 10}", *common[:2],
+                "allocation.denoisers=[DiT-S,DiT-XL]",
+            ])
+            for share in range(11)
+        ]  # fmt: skip
+    zoo = build.load_zoo(swept[0], torch.device("cpu"))
+    runs = [build.create(config, zoo, planning=True) for config in swept]
+    assert {run.id for run in runs} == {run.id for run in drawn}
+    assert cost(runs, Costs(swept[0])) == cost(drawn, Costs(figures))
+
+
+def test_a_measured_cost_table_counts_before_a_stated_throughput(tmp_path):
+    (run,) = points(tmp_path, shares=[0.5])
+    config = compose(*FEW, f"runs={tmp_path}")
+    facts = {"zoo": "fashion", "dtype": "float32", "device": devices.name(torch.device("cpu"))}
+    table = CostTable(2, {("DiT-S",): 2.0, ("DiT-B",): 6.0}, 4.0, facts)
+    assert cost([run], Costs(config)).hours[0] < 1
+    (tmp_path / "costs").mkdir()
+    (tmp_path / "costs" / "measured.json").write_text(json.dumps(table.to_json()))
+    # Guided: four evaluations of each, of 1 s and 3 s an image, and 2 s of all else.
+    assert cost([run], Costs(config)).hours[0] == pytest.approx(12 * (4 + 12 + 2) / 3600)

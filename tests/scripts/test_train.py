@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 # One thread: sums are then added in one order, which bit-exact resuming needs.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 OVERRIDES = [

@@ -18,8 +18,8 @@ import samplers
 import scripts.train
 import stitch
 from eval.imagenette import CLASSES
-from models.checkpoint import save_tensors
 from models.errors import InputError
+from models.weights import save_tensors
 from scripts.cli import CONFIGS
 
 SIZES = [

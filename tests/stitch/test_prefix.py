@@ -57,7 +57,7 @@ def test_images_are_those_of_trajectories_walked_alone(zoo, name, options, guida
     prefix = SharedPrefix()
     batch = dict(labels=LABELS, seed=5, indices=range(7, 11), guidance=guidance)
     for allocation in by_steps(allocations):
-        shared = stitch.sample(zoo, sampler, allocation, prefix=prefix, **batch)
+        shared = stitch.sample(zoo, sampler, allocation, wrappers=[prefix], **batch)
         assert np.array_equal(shared, stitch.sample(zoo, sampler, allocation, **batch))
     log_snr = sampler.schedule.log_snr(sampler.timesteps)
     walked = [stitch.evaluations(allocation, guidance, log_snr) for allocation in allocations]
@@ -78,7 +78,9 @@ def test_latents_and_evaluations_are_right_for_any_allocations_in_any_order(name
             denoisers, allocation, sampler.timesteps, torch.tensor([0]), Guidance()
         )
         walk = dict(x=start(), switches=allocation.switches)
-        assert torch.equal(sampler(prefix.denoise(trajectory), **walk), sampler(trajectory, **walk))
+        assert torch.equal(
+            sampler(prefix.wrap(trajectory, trajectory), **walk), sampler(trajectory, **walk)
+        )
         walked.append(trajectory.evaluations)
     assert prefix.evaluated + prefix.saved == 6 * len(names)
     least = len(stitch.shared_evaluations(walked))
@@ -92,7 +94,7 @@ def test_another_state_is_never_answered_with_the_kept_prediction(zoo):
     )
     prefix = SharedPrefix()
     for seed in (0, 1):
-        shared = stitch.sample(zoo, sampler, allocation, LABELS, seed, prefix=prefix)
+        shared = stitch.sample(zoo, sampler, allocation, LABELS, seed, wrappers=[prefix])
         assert np.array_equal(shared, stitch.sample(zoo, sampler, allocation, LABELS, seed))
     assert prefix.saved == 0
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from scripts import claims
-from scripts.claims import Claim, Data, judge
+from eval.paper import claims
+from eval.paper.claims import Claim, Data, judge
 from stitch import Allocation
 
 
@@ -24,9 +24,9 @@ class Known(Data):
 
     def _point(self, share):
         allocation = Allocation.from_fractions({"LDM-S": share, "LDM": 1 - share}, 10)
-        run = {"sampler": {"name": "ddim", "steps": 10}}
-        job = SimpleNamespace(allocation=allocation, run=run)
-        return SimpleNamespace(panel=0, series=0, fractions=(share, 1 - share), job=job)
+        settings = {"sampler": {"name": "ddim", "steps": 10}}
+        run = SimpleNamespace(allocation=allocation, settings=settings)
+        return SimpleNamespace(panel=0, series=0, fractions=(share, 1 - share), run=run)
 
 
 CHECKS = {

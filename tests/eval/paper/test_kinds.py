@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scripts import figure_kinds
+from eval.paper import kinds as figure_kinds
 from stitch import Allocation
 
 
@@ -12,11 +12,11 @@ def drawing(costs):
     points, evidence = [], []
     for small, cost in zip((0, 1, 2), costs, strict=True):
         allocation = Allocation.from_fractions({"DiT-S": small / 2, "DiT-XL": 1 - small / 2}, 2)
-        run = {"sampler": {"steps": 2}, "guidance": {"scale": 1.5}}
-        job = SimpleNamespace(allocation=allocation, run=run, num_images=2)
+        settings = {"sampler": {"steps": 2}, "guidance": {"scale": 1.5}}
+        run = SimpleNamespace(allocation=allocation, settings=settings, num_images=2)
         fractions = (small / 2, 1 - small / 2)
         paper = {"steps": 100, "guidance": 1.5}
-        points.append(SimpleNamespace(panel=0, series=0, job=job, fractions=fractions, paper=paper))
+        points.append(SimpleNamespace(panel=0, series=0, run=run, fractions=fractions, paper=paper))
         macs, timing = cost
         evidence.append({
             "cost": {"macs_per_image": macs}, "timing": timing, "metrics": {"fid": 9.0 + small},

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 FEW = [
     "sampler.steps=2", "num_images=10", "batch_size=10", "shard_size=10",
     "figure.fig05.series.0.allocations.resolution=2",

@@ -3,15 +3,14 @@
 import csv
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 import models
-from eval.results import content_hash
-from scripts import tables
+from eval.paper import tables
+from stitch.runs.records import content_hash
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "fashion"
 FIGURES = sorted(FOLDER.glob("*.json"))

@@ -3,20 +3,21 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import models
+from eval.speed import metric_peers as bench_metrics
+from eval.speed import operators as bench_profile
+from eval.speed import timing
 from models.cost import activation_bytes
 from models.errors import InputError
-from scripts import bench_metrics, bench_profile, launch, memory, sample, timing
-from scripts import job as jobs
+from stitch.runs import build, devices, memory
+from stitch.runs import run as run_module
+from tests import ROOT
 from tests.commands import compose, refusal
-
-ROOT = Path(__file__).parent.parent
 
 
 def bench(*overrides):
@@ -107,11 +108,11 @@ def test_a_batch_that_does_not_fit_says_which_does(monkeypatch):
         raise torch.OutOfMemoryError("Tried to allocate 80 GiB")
 
     config = compose("sample")
-    job = jobs.create(config, jobs.load_zoo(config, torch.device("cpu")))
-    monkeypatch.setattr(sample, "sample", out_of_memory)
+    run = build.create(config, build.load_zoo(config, torch.device("cpu")))
+    monkeypatch.setattr(run_module, "sample_latents", out_of_memory)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
     with pytest.raises(InputError, match=r"batch_size=100 does not fit .*; \d+ does"):
-        sample.sample_batch(job, range(100))
+        run.images(range(100))
 
 
 def test_tasks_are_timed_in_turn_after_a_warm_up():
@@ -158,9 +159,9 @@ def test_a_share_above_all_of_the_rate_is_refused():
 
 def test_a_precision_that_the_device_cannot_run_is_refused():
     cpu = torch.device("cpu")
-    assert launch.dtype("fp32", cpu) == torch.float32
-    assert launch.dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+    assert devices.dtype("fp32", cpu) == torch.float32
+    assert devices.dtype("auto", cpu) in (torch.float32, torch.bfloat16)
     with pytest.raises(InputError, match="precision=fp16 is for GPUs; use precision=bf16"):
-        launch.dtype("fp16", cpu)
+        devices.dtype("fp16", cpu)
     with pytest.raises(InputError, match="precision=fp8 is unknown; known: auto, fp32"):
-        launch.dtype("fp8", cpu)
+        devices.dtype("fp8", cpu)

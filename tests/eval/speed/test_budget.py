@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval.results import ResultStore, content_hash
-from eval.shards import ShardFolder
+from eval.paper import tables
+from eval.speed import budget as plan
+from eval.speed import latency, timing
 from models.errors import InputError
-from scripts import job as jobs
-from scripts import latency, plan, tables
 from stitch import Allocation, evaluations
 from stitch.cost import CostTable, candidates, lateness
+from stitch.runs import build
+from stitch.runs.records import ResultStore
+from stitch.runs.shards import ShardFolder
 from tests.commands import compose
 
 COSTS = CostTable(8, {("DiT-S",) * 2: 0.01, ("DiT-B",) * 2: 0.03, ("DiT-XL",) * 2: 0.1}, 0.05)
@@ -23,15 +25,15 @@ COSTS = CostTable(8, {("DiT-S",) * 2: 0.01, ("DiT-B",) * 2: 0.03, ("DiT-XL",) * 
 @pytest.fixture(scope="module")
 def points():
     config = compose("plan", "budget=1", "sampler.steps=10")
-    return latency.allocations(config, jobs.load_zoo(config, torch.device("cpu")))
+    return latency.allocations(config, build.load_zoo(config, torch.device("cpu")))
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Time that only networks take: an image 1 ms of DiT-S, 3 ms of DiT-B, 10 ms of DiT-XL."""
-    now, zoo = [0.0], jobs.load_zoo(compose("latency"), torch.device("cpu"))
+    now, zoo = [0.0], build.load_zoo(compose("latency"), torch.device("cpu"))
     fake = SimpleNamespace(perf_counter=lambda: now[0], strftime=time.strftime, gmtime=time.gmtime)
-    monkeypatch.setattr(latency, "time", fake)
+    monkeypatch.setattr(timing, "time", fake)
 
     def pass_time(seconds, images):
         now[0] += seconds * images
@@ -91,20 +93,20 @@ def test_allocations_over_the_budget_are_left_out_and_the_rest_ranked_by_late_ma
     assert late == sorted(late, reverse=True)
     # 0.455 s for ten steps: beside four of DiT-XL there is no place for six others; of seven
     # beside three, four may be DiT-B's.
-    assert str(fitting[0].job.allocation) == "DiT-S*3+DiT-B*4+DiT-XL*3"
+    assert str(fitting[0].run.allocation) == "DiT-S*3+DiT-B*4+DiT-XL*3"
 
 
 def test_recorded_allocations_come_first_by_fid_and_the_frontier_is_marked(points, tmp_path):
     store, fids = ResultStore(tmp_path / "records"), {}
     for text, fid in (("DiT-S*10", 3.0), ("DiT-B*10", 5.0), ("DiT-XL*10", 1.0)):
-        job = next(job for job in points if str(job.allocation) == text)
-        store.add({"run": job.run, "protocol": {"num_images": 9}, "metrics": {"fid": fid}})
+        run = next(run for run in points if str(run.allocation) == text)
+        store.add({"run": run.settings, "protocol": {"num_images": 9}, "metrics": {"fid": fid}})
         if text != "DiT-XL*10":  # fewer under another protocol: never mixed in
-            store.add({"run": job.run, "protocol": {"num_images": 2}, "metrics": {"fid": 0.0}})
+            store.add({"run": run.settings, "protocol": {"num_images": 2}, "metrics": {"fid": 0.0}})
         fids[text] = fid
     config = compose("plan", "budget=1", f"runs={tmp_path}")
     choices = plan.rank(points, COSTS, plan.find_records(config, points))
-    first = [(str(c.job.allocation), c.metrics["fid"], c.on_frontier) for c in choices[:3]]
+    first = [(str(c.run.allocation), c.metrics["fid"], c.on_frontier) for c in choices[:3]]
     assert first == [("DiT-XL*10", 1.0, True), ("DiT-S*10", 3.0, True), ("DiT-B*10", 5.0, False)]
     assert all(choice.metrics is None for choice in choices[3:])
 
@@ -118,10 +120,10 @@ def test_a_budget_below_the_cheapest_allocation_is_told_the_minimum(points):
 
 def test_the_measured_table_predicts_what_a_batch_takes(points, tmp_path, clock):
     config = compose("plan", "budget=1", "sampler.steps=10", "repetitions=2", f"runs={tmp_path}")
-    pair = [job for job in points if "DiT-B" not in str(job.allocation)]
+    pair = [run for run in points if "DiT-B" not in str(run.allocation)]
     costs = plan.cost_table(config, pair)
     assert plan.cost_table(config, pair) == costs  # read, the second time
-    (half,) = (job for job in pair if str(job.allocation) == "DiT-S*5+DiT-XL*5")
+    (half,) = (run for run in pair if str(run.allocation) == "DiT-S*5+DiT-XL*5")
     steps = evaluations(half.allocation, half.guidance, half.sampler.timesteps)
     assert plan.verify(half, 8, 1) == pytest.approx(costs.seconds(steps))
     small, large = costs.steps["DiT-S", "DiT-S"], costs.steps["DiT-XL", "DiT-XL"]
@@ -133,7 +135,7 @@ def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory(clo
         "latency", "sampler.steps=2", "allocations=[DiT-S*2,DiT-S*1+DiT-B*1]",
         "batch_size=16", "shard_size=16", "repetitions=2", "memory=false",
     )  # fmt: skip
-    zoo = jobs.load_zoo(config, torch.device("cpu"))
+    zoo = build.load_zoo(config, torch.device("cpu"))
     made = latency.allocations(config, zoo)
     result = latency.measure(config, made)
     assert (result["zoo"], result["batch_size"], result["repetitions"]) == ("fashion", 16, 2)
@@ -172,9 +174,9 @@ def test_memory_stays_known_when_only_the_time_is_measured_again(tmp_path):
 
 def test_what_stores_no_samples_does_not_mind_the_shards_that_are_there(tmp_path):
     config = compose("latency", f"runs={tmp_path}", "sampler.steps=2", "allocations=[DiT-S*2]")
-    zoo = jobs.load_zoo(config, torch.device("cpu"))
-    (job,) = latency.allocations(config, zoo)
-    path = tmp_path / "samples" / content_hash(job.run)
-    ShardFolder(path, job.run, config.shard_size + 1).claim(1)
+    zoo = build.load_zoo(config, torch.device("cpu"))
+    (run,) = latency.allocations(config, zoo)
+    path = tmp_path / "samples" / run.id
+    ShardFolder(path, run.settings, config.shard_size + 1).mark(1)
     (again,) = latency.allocations(config, zoo)
-    assert again.run == job.run
+    assert again.settings == run.settings

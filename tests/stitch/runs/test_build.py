@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval.results import content_hash
 from models import DenoiserSpec
 from models.classes import Classes
 from models.errors import InputError
-from scripts import job as jobs
+from stitch.runs import build
+from stitch.runs.records import content_hash
 from tests.commands import compose
 
 COSTS = {"DiT-S": 1, "DiT-B": 10, "DiT-XL": 100}
@@ -38,7 +38,7 @@ def zoo():
 
 
 def create(zoo, *overrides):
-    return jobs.create(compose("sample", *overrides), zoo)
+    return build.create(compose("sample", *overrides), zoo)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def create(zoo, *overrides):
     ],
 )  # fmt: skip
 def test_a_run_says_every_setting_whether_it_is_the_default_or_not(zoo, sampler, settings):
-    run = create(zoo, f"sampler={sampler}").run
+    run = create(zoo, f"sampler={sampler}").settings
     small = round(0.4 * settings["steps"])
     assert run == {
         "zoo": "fashion",
@@ -107,7 +107,7 @@ def test_settings_that_change_the_pixels_are_in_the_run(zoo):
         ("sampler=heun",),
         ("sampler=uvit",),
     ]
-    runs = [create(zoo, *one).run for one in overrides]
+    runs = [create(zoo, *one).settings for one in overrides]
     assert len({content_hash(run) for run in runs}) == len(overrides)
     for run in runs:
         assert json.loads(json.dumps(run)) == run  # a folder's owner is compared with it
@@ -125,7 +125,7 @@ def test_settings_that_do_not_change_the_pixels_are_not(zoo):
         [(), ("allocation=runs", "allocation.runs=DiT-S*20+DiT-XL*30"), ("batch_size=50",)],
     ]
     for same in alike:
-        assert len({content_hash(create(zoo, *one).run) for one in same}) == 1
+        assert len({content_hash(create(zoo, *one).settings) for one in same}) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_settings_that_do_not_change_the_pixels_are_not(zoo):
 )
 def test_allocations_by_config(zoo, overrides, allocation):
     sampler = [] if any(one.startswith("sampler=") for one in overrides) else ["sampler=ddim"]
-    job = create(zoo, *sampler, *overrides, "sampler.steps=10")
-    assert len(job.allocation) == len(job.sampler.timesteps)
-    assert allocation is None or str(job.allocation) == allocation
+    run = create(zoo, *sampler, *overrides, "sampler.steps=10")
+    assert len(run.allocation) == len(run.sampler.timesteps)
+    assert allocation is None or str(run.allocation) == allocation
 
 
 @pytest.mark.parametrize(
@@ -161,12 +161,12 @@ def test_allocations_by_config(zoo, overrides, allocation):
     ],
 )
 def test_the_cost_counts_every_network_that_is_evaluated(zoo, overrides, nfe, macs):
-    job = create(zoo, "sampler.steps=10", *overrides)
-    assert job.cost() == {"nfe": nfe, "macs_per_image": macs}
+    run = create(zoo, "sampler.steps=10", *overrides)
+    assert run.cost() == {"nfe": nfe, "macs_per_image": macs}
 
 
 def test_the_weights_of_a_guide_are_in_the_run(zoo):
-    run = create(zoo, "allocation.small=0", "guidance=autoguidance").run
+    run = create(zoo, "allocation.small=0", "guidance=autoguidance").settings
     assert run["weights"].keys() == {"DiT-XL", "DiT-S", "first-stage"}
 
 

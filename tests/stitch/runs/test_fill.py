@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval.shards import ShardError, ShardFolder, folder_digest
 from models.errors import InputError
-from scripts import fill as filling
-from scripts import launch
-from scripts.fill import begin, fill
-from tests.test_shards import RUN, content
+from stitch.runs import distributed, interrupt
+from stitch.runs import fill as filling
+from stitch.runs.fill import begin, fill
+from stitch.runs.shards import ShardError, ShardFolder, folder_digest
+from tests.stitch.runs.test_shards import RUN, content
 
 BATCH, SHARD, DISK_FULL = 2, 6, 28
 fork = multiprocessing.get_context("fork")
@@ -32,22 +32,24 @@ def impatient(monkeypatch):
 
 def worker(path, num_images, rank, world, seconds, limit):
     """One rank; it notes every index that it makes."""
-    launch.rank, launch.world_size = lambda: rank, lambda: world
+    distributed.rank, distributed.world_size = lambda: rank, lambda: world
     logging.basicConfig(force=True)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    def make(indices):
-        time.sleep(seconds)
-        with open(path.parent / "made", "a") as file:
-            file.write("".join(f"{index}\n" for index in indices))
-        images, labels = content(indices)
-        return images, labels.tolist()
+    def generate(indices):
+        for start in range(indices.start, indices.stop, BATCH):
+            batch = range(start, min(start + BATCH, indices.stop))
+            time.sleep(seconds)
+            with open(path.parent / "made", "a") as file:
+                file.write("".join(f"{index}\n" for index in batch))
+            images, labels = content(batch)
+            yield batch, images, labels.tolist()
 
     folder = ShardFolder(path, RUN, SHARD)
     if begin(folder, num_images):
         try:
-            fill(folder, num_images, BATCH, make, "test")
+            fill(folder, num_images, generate, BATCH, "test")
         except ShardError as error:
             # Told by the exit code, for a file's limit is one of the terminal's too.
             complaint = f"cannot write {folder.shard_path(0)}: File too large; nothing finished is"
@@ -108,7 +110,7 @@ def test_every_index_is_made_exactly_once_by_any_number_of_ranks(
     assert folder_digest(ShardFolder(path, RUN, SHARD), num_images) == expected(
         num_images, path.parent
     )
-    assert not list(path.glob("*.claim")) and not list(path.glob("*.tmp"))
+    assert not list(path.glob("*.lease")) and not list(path.glob("*.tmp"))
 
 
 def test_killed_in_any_order_the_folder_is_the_same_and_little_is_made_twice(tmp_path):
@@ -127,7 +129,7 @@ def test_killed_in_any_order_the_folder_is_the_same_and_little_is_made_twice(tmp
     assert folder_digest(folder, 120) == expected(120, tmp_path)
     assert set(made(path)) == set(range(120))
     assert len(made(path)) <= 120 + 2 * SHARD * killed  # one in hand, one being written
-    assert not list(path.glob("*.claim"))
+    assert not list(path.glob("*.lease"))
 
 
 def test_two_launches_on_one_folder_share_its_work(tmp_path):
@@ -140,7 +142,7 @@ def test_two_launches_on_one_folder_share_its_work(tmp_path):
 def test_a_slow_rank_holds_nobody_up(tmp_path):
     path = tmp_path / "samples"
     slow = Workers(path, 60, 1, seconds=0.3)
-    wait_for(lambda: list(path.glob("*.claim")))
+    wait_for(lambda: list(path.glob("*.lease")))
     assert Workers(path, 60, 1).wait() == [0]
     assert slow.wait() == [0]
     assert sorted(made(path)) == list(range(60))
@@ -152,11 +154,11 @@ def test_a_signal_ends_after_the_batch_in_hand_and_nothing_is_made_twice(tmp_pat
     workers = Workers(path, 12, 1, seconds=0.5)
     wait_for(lambda: len(made(path)) >= 2)
     workers.signal(number)
-    assert workers.wait() == [launch.EXIT_INTERRUPTED]
+    assert workers.wait() == [interrupt.EXIT_INTERRUPTED]
     assert f"rank 0: {number.name} received" in capfd.readouterr().err
     folder = ShardFolder(path, RUN, SHARD)
     assert 2 <= sum(folder.length(shard) for shard in range(2)) == len(made(path)) < 12
-    assert not list(path.glob("*.claim"))
+    assert not list(path.glob("*.lease"))
     assert Workers(path, 12, 1).wait() == [0]
     assert sorted(made(path)) == list(range(12))
     assert folder_digest(folder, 12) == expected(12, tmp_path)
@@ -164,7 +166,7 @@ def test_a_signal_ends_after_the_batch_in_hand_and_nothing_is_made_twice(tmp_pat
 
 def test_a_second_signal_ends_at_once(tmp_path):
     workers = Workers(tmp_path / "samples", 12, 1, seconds=30)
-    wait_for(lambda: list((tmp_path / "samples").glob("*.claim")))
+    wait_for(lambda: list((tmp_path / "samples").glob("*.lease")))
     while workers.processes[0].is_alive():  # two that come together are one
         workers.signal(signal.SIGTERM)
         time.sleep(0.1)
@@ -243,7 +245,7 @@ def test_a_longer_shard_is_not_replaced_by_a_shorter_one(tmp_path):
 def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path):
     first = ShardFolder(tmp_path, RUN, SHARD)
     second = ShardFolder(tmp_path, {**RUN, "seed": 1}, SHARD)
-    first.claim(6)
+    first.mark(6)
     with pytest.raises(InputError, match="seed is 0 there and 1 here"):
-        second.claim(6)
+        second.mark(6)
     assert [Path(file).name for file in tmp_path.iterdir()] == ["run.json"]

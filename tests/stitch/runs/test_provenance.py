@@ -6,20 +6,9 @@ import hydra
 import pytest
 
 from models.errors import InputError
-from scripts import (
-    bench,
-    claims,
-    evaluate,
-    figures,
-    latency,
-    launch,
-    plan,
-    provenance,
-    report,
-    sample,
-    sweep,
-)
+from scripts import bench, claims, evaluate, figures, latency, plan, report, sample, sweep
 from scripts.cli import CONFIGS
+from stitch.runs import provenance
 
 DOCS = provenance.SHIPPED
 
@@ -47,7 +36,7 @@ def composed(name, *overrides):
 def test_nothing_is_written_under_docs_from_a_dirty_tree(
     main, name, overrides, setting, monkeypatch
 ):
-    monkeypatch.setattr(launch, "commit", lambda: "0123456789ab-dirty")
+    monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab-dirty")
     config = composed(name, *(one.replace("DOCS", str(DOCS)) for one in overrides))
     with pytest.raises(InputError, match="is under docs/.* at 0123456789ab-dirty; commit") as error:
         main.__wrapped__(config)
@@ -55,11 +44,11 @@ def test_nothing_is_written_under_docs_from_a_dirty_tree(
 
 
 def test_only_docs_needs_a_clean_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "commit", lambda: "0123456789ab-dirty")
+    monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab-dirty")
     provenance.refuse_unclean("runs", tmp_path)
-    monkeypatch.setattr(launch, "commit", lambda: "0123456789ab")
+    monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab")
     provenance.refuse_unclean("runs", DOCS / "fashion")
-    monkeypatch.setattr(launch, "commit", lambda: "unknown")
+    monkeypatch.setattr(provenance, "commit", lambda: "unknown")
     with pytest.raises(InputError, match="is under docs/.* at unknown; commit"):
         provenance.refuse_unclean("runs", DOCS / "fashion")
 
@@ -75,11 +64,11 @@ def test_the_mark_dirty_is_of_everything_but_docs(tmp_path, monkeypatch):
         path.write_text(text)
 
     def commit():
-        return launch.commit.__wrapped__()
+        return provenance.commit.__wrapped__()
 
-    write("scripts/launch.py", "1")
+    write("scripts/sample.py", "1")
     write("docs/record.json", "1")
-    monkeypatch.setattr(launch, "__file__", str(tmp_path / "scripts" / "launch.py"))
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert commit() == "unknown"
     git("init")
     git("add", ".")
@@ -89,9 +78,9 @@ def test_the_mark_dirty_is_of_everything_but_docs(tmp_path, monkeypatch):
     write("docs/record.json", "2")
     write("docs/another.json", "2")
     assert commit() == clean
-    write("scripts/launch.py", "2")
+    write("scripts/sample.py", "2")
     assert commit() == f"{clean}-dirty"
-    write("scripts/launch.py", "1")
+    write("scripts/sample.py", "1")
     assert commit() == clean
     write("scripts/untracked.py", "1")
     assert commit() == f"{clean}-dirty"

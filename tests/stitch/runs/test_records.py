@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.results import ResultStore, content_hash, require_alike
 from models.errors import InputError
+from stitch.runs.records import ResultStore, content_hash, require_alike
 
 derandomized = settings(derandomize=True, deadline=None)
 RUN, PROTOCOL = {"seed": 0, "allocation": "S*5"}, {"num_images": 5000}

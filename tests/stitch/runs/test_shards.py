@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.shards import ShardError, ShardFolder, folder_digest, open_folder, read_shard
+from stitch.runs.shards import ShardError, ShardFolder, folder_digest, open_folder, read_shard
 
 derandomized = settings(derandomize=True, deadline=None)
 RUN = {"zoo": "fashion", "seed": 0, "allocation": "S*5+L*5"}
@@ -25,7 +25,7 @@ def content(indices) -> tuple[np.ndarray, np.ndarray]:
 
 def fill(folder: ShardFolder, num_images: int) -> list[int]:
     """Do what is missing, and tell which shards that were."""
-    folder.claim(num_images)
+    folder.mark(num_images)
     missing = folder.missing(num_images)
     for shard in missing:
         folder.write(shard, *content(folder.indices(shard, num_images)))
@@ -180,7 +180,7 @@ def test_the_digest_sees_every_image_and_label(tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 2, 9])
 def test_timings_survive_a_line_cut_short_by_a_kill(folder, cut):
-    folder.claim(4)
+    folder.mark(4)
     assert folder.timings() == []
     folder.log_timing(shard=0, seconds=1.5)
     folder.log_timing(shard=1, device={"name": "CPU"})
@@ -279,13 +279,13 @@ def test_a_json_of_somebody_else_is_no_sample_folder_and_is_left_alone(folder):
     with pytest.raises(ShardError, match="is not a sample folder"):
         open_folder(folder.path)
     with pytest.raises(ShardError, match=r"run\.json is not of scripts\.sample"):
-        folder.claim(6)
+        folder.mark(6)
     assert file.read_text() == '{"learning_rate": 0.1}'
 
 
 @pytest.mark.parametrize("line", ["[]", "5", '"seconds"', "\x00", '{"seconds": 1.5}}'])
 def test_a_damaged_line_of_timings_is_left_out(folder, line):
-    folder.claim(4)
+    folder.mark(4)
     folder.log_timing(shard=0, seconds=1.5)
     with open(folder.path / "timing.jsonl", "a") as file:
         file.write("\n" + line)
@@ -301,6 +301,6 @@ def test_a_file_system_without_hard_links_holds_one_run_too(folder, monkeypatch,
     other = ShardFolder(folder.path, {**RUN, "seed": 1}, 4)
     fill(folder, 6)
     with pytest.raises(ShardError, match="seed is 0 there and 1 here"):
-        other.claim(6)
+        other.mark(6)
     assert open_folder(folder.path).count() == 6
     assert not list(folder.path.glob(".*"))

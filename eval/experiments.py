@@ -1,0 +1,121 @@
+"""What a list of runs has and lacks in records, and making what it lacks."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from eval.estimate import Costs, PlanLine, cost, plan_text, setting_text
+from eval.evaluator import Evaluator
+from models.errors import is_mistake
+from stitch.runs import distributed
+from stitch.runs.grouped import groups, sample_together
+from stitch.runs.records import ResultStore
+from stitch.runs.run import Run
+from stitch.runs.shards import folder_digest
+
+log = logging.getLogger("sweep")
+
+
+def record_store(config: DictConfig) -> ResultStore:
+    """Where the records of a config's runs are."""
+    return ResultStore(Path(config.runs) / "records")
+
+
+def stored_record(run: Run, evaluator: Evaluator, store: ResultStore) -> dict | None:
+    """The record of a run if it was made before."""
+    return store.get(run.settings, evaluator.protocol(run.num_images))
+
+
+def make_records(runs: Iterable[Run], evaluator: Evaluator, store: ResultStore) -> dict[str, str]:
+    """Sample and evaluate every run that has no record, by all ranks.
+
+    Runs that differ in their allocations only are sampled together (see ``stitch.runs.grouped``). A
+    run that fails is left out, the others are finished.
+
+    Returns:
+        Hash of run -> its allocation and what went wrong.
+    """
+    runs = unique(runs)
+    failures, counts = {}, {"made": 0, "saved": 0}
+
+    def recorded(run: Run) -> bool:
+        # Looked up as late as possible: another sweep may have made it in the meantime.
+        return distributed.from_main(lambda: stored_record(run, evaluator, store) is not None)
+
+    for group in groups(runs):
+        missing = []
+        for run in group:
+            if not recorded(run):
+                missing.append(run)
+            elif difference := distributed.from_main(
+                lambda run=run: changed(run, evaluator, store)
+            ):
+                failures[run.id] = f"{run.allocation}: {difference}"
+            else:
+                log.info("%s is recorded already", run.allocation)
+        failed, made = sample_together(missing) if missing else ({}, {})
+        counts = {key: counts[key] + made.get(key, 0) for key in counts}
+        for run in missing:
+            name = run.id
+            try:
+                if name not in failed:
+                    evaluator.record(run.samples, run.num_images, store, run.cost())
+            except Exception as error:
+                if distributed.world_size() > 1:
+                    raise  # the other ranks wait for this one: torchrun ends them all
+                if not is_mistake(error):
+                    log.exception("%s failed", run.allocation)
+                failed[name] = f"{type(error).__name__}: {error}"
+            if name in failed:
+                failures[name] = f"{run.allocation}: {failed[name]}"
+    if counts["saved"]:
+        whole = counts["made"] + counts["saved"]
+        log.info(
+            "shared beginnings saved %s of %s network evaluations (%.0f %%)",
+            f"{counts['saved']:,}",
+            f"{whole:,}",
+            100 * counts["saved"] / whole,
+        )
+    return failures
+
+
+def unique(runs: Iterable[Run]) -> list[Run]:
+    """The runs without those that are another one again."""
+    return list({(run.id, run.num_images): run for run in runs}.values())
+
+
+def changed(run: Run, evaluator: Evaluator, store: ResultStore) -> str | None:
+    """What is wrong if a record was made of other images than those in the run's folder."""
+    folder = run.samples
+    record = stored_record(run, evaluator, store)
+    if not folder.path.is_dir() or folder.missing(run.num_images):
+        return None
+    there, here = record["provenance"]["images_sha256"], folder_digest(folder, run.num_images)
+    if there == here:
+        return None
+    path = store.path(run.settings, evaluator.protocol(run.num_images))
+    return (
+        f"{path} was made by commit {record['provenance']['commit']} of other images (sha256 "
+        f"{there[:16]}) than {folder.path} holds ({here[:16]}); move one of them away"
+    )
+
+
+def plan(
+    runs: Iterable[Run], evaluator: Evaluator, store: ResultStore, config: DictConfig
+) -> list[str]:
+    """What a sweep has and lacks, and what the rest costs, as lines of text.
+
+    Args:
+        config: see ``eval.estimate.Costs``.
+    """
+    runs, tables, lines = unique(runs), Costs(config), []
+    missing = {run.id for run in runs if stored_record(run, evaluator, store) is None}
+    for group in groups(runs):
+        lacking = [run for run in group if run.id in missing]
+        spent = cost(lacking, tables)
+        lines.append(PlanLine("", setting_text(group[0]), len(group), len(lacking), spent))
+    spent = cost([run for run in runs if run.id in missing], tables)
+    lines.append(PlanLine("", "in all", len(runs), len(missing), spent))
+    return plan_text(lines, tables)

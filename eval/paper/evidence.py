@@ -1,0 +1,209 @@
+"""What figures are drawn from: records, samples, trajectories and latencies, each by its file."""
+
+import logging
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from eval.estimate import Cost, Costs, PlanLine, cost, plan_text, setting_text
+from eval.evaluator import Evaluator
+from eval.experiments import make_records, record_store, stored_record
+from eval.paper import tables
+from eval.paper.points import Planner, Point, once, unique
+from models.errors import InputError
+from models.zoo import ROOT
+from stitch.runs import distributed, trajectories
+from stitch.runs.generate import sample_missing
+from stitch.runs.run import Run
+
+log = logging.getLogger("figures")
+
+
+def figures_folder(config: DictConfig, planner: Planner) -> Path:
+    """Where the pictures of a zoo under a protocol go."""
+    default = Path(config.runs) / "figures" / config.zoo.name / planner.protocol
+    return Path(config.figures or default)
+
+
+class Evidence:
+    """What figures are drawn from: records, samples, trajectories, latencies."""
+
+    def __init__(self, config: DictConfig, planner: Planner):
+        self.config, self.runs = config, Path(config.runs)
+        self.planner, self.store = planner, record_store(config)
+        self.latencies = tables.latencies(self.runs)
+        self._evaluator: Evaluator | None = None
+
+    @property
+    def evaluator(self) -> Evaluator:
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.planner.config.eval, self.planner.device)
+        return self._evaluator
+
+    def kind(self, figure: dict) -> str:
+        if figure.get("latency"):
+            return "latency"
+        sources = {"grid": "samples", "similarity": "trajectory", "spectrum": "trajectory"}
+        return sources.get(figure["kind"], "record")
+
+    def get(self, figure: dict, point: Point):
+        """What is known of a point, or None; of a record its ``timing``, too."""
+        run, kind = point.run, self.kind(figure)
+        if run.settings["weights"] is None:
+            return None
+        if kind == "record":
+            record = stored_record(run, self.evaluator, self.store)
+            return record and {**record, "timing": self.timing(point, record)}
+        if kind == "trajectory":
+            return trajectories.load(run, self.runs)
+        if kind == "latency":
+            return self.latency(run)
+        return None if run.samples.missing(run.num_images) else run.samples.path
+
+    def latency(self, run: Run) -> dict | None:
+        """What ``scripts.latency`` measured of a run, or None."""
+        return self.latencies.get(run.timing_key)
+
+    def timing(self, point: Point, record: dict) -> dict:
+        """``ms_per_image``, of what ``device`` and ``batch_size``, and the file that says so.
+
+        Measured for itself, a time is better than what sampling happened to take; empty if there
+        is neither, as of a run that shared the beginnings of its trajectories.
+        """
+        known = self.latency(point.run) or {**record["cost"], "timing_source": self.record(point)}
+        facts = ("ms_per_image", "device", "batch_size", "timing_source")
+        return {fact: known[fact] for fact in facts} if "ms_per_image" in known else {}
+
+    def record(self, point: Point) -> str:
+        """The file of a point's record."""
+        protocol = self.evaluator.protocol(point.run.num_images)
+        return str(self.store.path(point.run.settings, protocol))
+
+    def lacking(self, figure: dict, points: list[Point]) -> list[Point]:
+        """The points of which nothing is known yet, each run once."""
+        return [point for point in unique(points) if self.get(figure, point) is None]
+
+    def sources(self, figure: dict, point: Point, known) -> dict[str, str]:
+        """The files behind a point's numbers.
+
+        ``source`` of what was sampled and its quality, ``timing_source`` and ``memory_source`` of
+        what was measured of its speed, ``network_sources`` of what its networks are.
+        """
+        run, kind = point.run, self.kind(figure)
+        sources = {}
+        if kind == "record":
+            sources["source"] = self.record(point)
+        elif kind == "trajectory":
+            sources["source"] = str(trajectories.path_of(run, self.runs))
+        elif kind == "samples":
+            sources["source"] = str(run.samples.path)
+        files = known["timing"] if kind == "record" else known if kind == "latency" else {}
+        sources |= {k: files[k] for k in ("timing_source", "memory_source") if k in files}
+        if tables.OF_NETWORKS.keys() & set(figure.get("columns", [])):
+            paths = [run.zoo.checkpoint(name) for name in run.allocation.denoisers]
+            sources["network_sources"] = [os.path.relpath(path, ROOT) for path in paths]
+        return sources
+
+
+def make_missing(figures: dict, lacking: dict[str, list[Point]], evidence: Evidence) -> list[str]:
+    """Make every missing point, each once, by all ranks; return what failed and why."""
+    work: dict[str, list[Point]] = {"record": [], "trajectory": [], "samples": [], "latency": []}
+    for name, points in lacking.items():
+        known = [point for point in points if point.run.settings["weights"] is not None]
+        work[evidence.kind(figures[name])] += known
+    failures = {}
+    if work["record"]:
+        records = [point.run for point in unique(work["record"])]
+        failures = make_records(records, evidence.evaluator, evidence.store)
+    for point in unique(work["trajectory"]):
+        trajectories.make(point.run, evidence.runs)
+    for point in unique(work["samples"]):
+        sample_missing(point.run)
+        distributed.barrier()
+    return list(failures.values())
+
+
+def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) -> None:
+    """Raise InputError naming the figures that cannot be drawn yet, and what they cost."""
+    incomplete = {name: points for name, points in lacking.items() if points}
+    if not incomplete:
+        return
+    weights, records, latencies = [], [], []
+    for name, points in incomplete.items():
+        unknown = [point for point in points if point.run.settings["weights"] is None]
+        if evidence.kind(figures[name]) == "latency":
+            latencies.append(
+                f"{name} lacks {len(points)} latencies; measure them when the machine is idle: "
+                f"{latency_command(points)}"
+            )
+        elif unknown:
+            weights.append(f"{name}: {why_no_weights(unknown[0])}")
+        else:
+            costs = Costs(planner.config)
+            spent: Cost = cost([point.run for point in unique(points)], costs)
+            records.append(
+                f"{name} lacks {len(points)} records (first: {points[0].run.allocation}), "
+                f"{spent.shared:,} network evaluations, {spent.hours[0]:.2g} hours of "
+                f"{costs.devices[0]} of {costs.sources[0]}"
+            )
+    if records:
+        records.append("make them with the same command and run=true")
+    raise InputError("; ".join(weights + records + latencies))
+
+
+def why_no_weights(point: Point) -> str:
+    """What to do about the weights that a run lacks."""
+    try:
+        point.run.zoo.weights_sha256(dict.fromkeys(point.run.networks))
+    except InputError as error:
+        return str(error)
+    return "its weights came while the command ran; start it again"
+
+
+def latency_command(points: list[Point]) -> str:
+    """The command that measures the latencies of ``points``, which share all but allocations."""
+    run = points[0].run
+    precision = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+    settings = run.settings
+    words = [f"zoo={run.zoo.name}", f"sampler={settings['sampler']['name']}"]
+    words += [
+        f"sampler.{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in settings["sampler"].items()
+        if name != "name"
+    ]
+    if settings["schedule"] != run.zoo.schedule:
+        words.append(f"schedule={settings['schedule']}")
+    words += [f"guidance.scale={run.guidance.scale:g}", f"precision={precision[settings['dtype']]}"]
+    allocations = ",".join(str(point.run.allocation) for point in points)
+    return f"python -m scripts.latency {' '.join(words)} 'allocations=[{allocations}]'"
+
+
+def plan(
+    planner: Planner,
+    figures: dict[str, dict],
+    plans: dict[str, list[Point]],
+    lacking: dict[str, list[Point]],
+) -> list[str]:
+    """What is there for figures, what is missing and what that costs, as lines of text."""
+    costs, lines = Costs(planner.config), []
+    for name, points in plans.items():
+        settings: dict[str, list[Run]] = {}
+        for point in unique(points):
+            settings.setdefault(setting_text(point.run), []).append(point.run)
+        absent = {point.run for point in lacking[name]}
+        for setting, runs in settings.items():
+            missing = [run for run in runs if run in absent]
+            spent = cost([] if figures[name].get("latency") else missing, costs)
+            lines.append(PlanLine(name, setting, len(runs), len(missing), spent))
+    sampled = [name for name in plans if not figures[name].get("latency")]
+    everything = once(point for name in sampled for point in plans[name])
+    missing = once(point for name in sampled for point in lacking[name])
+    spent = cost([point.run for point in missing], costs)
+    lines.append(PlanLine("all", "every run once", len(everything), len(missing), spent))
+    without = {p.run.zoo.name: p for p in everything if p.run.settings["weights"] is None}
+    return [
+        *plan_text(lines, costs),
+        f"protocol {planner.protocol}",
+        *(f"zoo {zoo}: {why_no_weights(point)}" for zoo, point in without.items()),
+    ]

@@ -1,0 +1,65 @@
+"""Generate the images of a run: batch by batch, or all that its folder lacks."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from stitch.runs import devices
+from stitch.runs.fill import Batch, begin, fill
+from stitch.runs.run import Run
+from stitch.runs.warmup import load, prepare
+from stitch.trajectory import Wrapper
+
+
+def batches(
+    run: Run, indices: range, wrappers: Callable[[range], Sequence[Wrapper]] = lambda _: ()
+) -> Iterator[Batch]:
+    """The batches of a range of global indices, one after the other.
+
+    Batches begin at multiples of the batch size, whatever the range: what one of them rounds to
+    depends on nothing else.
+
+    Args:
+        wrappers: indices of a batch -> the wrappers of its walk; see ``Run.walk``.
+    """
+    start = indices.start
+    while start < indices.stop:
+        stop = min(indices.stop, (start // run.batch_size + 1) * run.batch_size)
+        batch = range(start, stop)
+        yield batch, *run.images(batch, wrappers(batch))
+        start = stop
+
+
+def sample_missing(run: Run) -> int:
+    """Sample what is missing of a run, by all ranks; return how many images that was.
+
+    Args:
+        run: every rank calls with the same.
+
+    Raises:
+        ShardError: if the folder cannot be written to.
+        SystemExit: when interrupted by a signal, after the batch in hand.
+    """
+    if not run.samples.whole(run.num_images):
+        load(run)  # before the folder is made: weights may turn out to be wrong
+    missing = begin(run.samples, run.num_images)
+    if missing:
+        prepare(run)
+        fill(
+            run.samples,
+            run.num_images,
+            lambda indices: batches(run, indices),
+            run.batch_size,
+            str(run.allocation),
+            timing_facts(run),
+        )
+    return missing
+
+
+def timing_facts(run: Run) -> dict:
+    """What the time of a shard depends on, beside the run."""
+    return {
+        "batch_size": run.batch_size,
+        "device": devices.name(run.zoo.device) + (", compiled" if run.compile else ""),
+        "torch": torch.__version__,
+    }

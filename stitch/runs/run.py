@@ -1,0 +1,190 @@
+"""A run: everything that determines its images, as one value."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import models
+import samplers
+from models.errors import InputError
+from samplers.noise import random_labels
+from stitch.allocation import Allocation
+from stitch.runs import devices, memory
+from stitch.runs.records import content_hash
+from stitch.runs.shards import ShardFolder
+from stitch.sampling import sample_latents, stitched, to_images
+from stitch.trajectory import Trajectory, Wrapper, evaluations
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run, ready to be sampled; ``stitch.runs.build`` makes it from a config.
+
+    Attributes:
+        zoo, sampler, allocation, guidance, alignment: what is sampled with what.
+        settings: everything that determines the pixels, as plain data.
+        label_rule: ``random``, ``balanced`` or a list of classes.
+        num_images, batch_size: how many images, and how many are computed together.
+        samples: the folder of the images.
+        compile: whether networks are compiled first; it changes rounding only.
+    """
+
+    zoo: models.Zoo
+    sampler: samplers.Sampler
+    allocation: Allocation
+    guidance: samplers.Guidance
+    alignment: str
+    settings: dict
+    label_rule: str | list[int]
+    num_images: int
+    batch_size: int
+    samples: ShardFolder
+    compile: bool = False
+
+    @cached_property
+    def id(self) -> str:
+        """Name of the run: the hash of what determines its pixels."""
+        return content_hash(self.settings)
+
+    @cached_property
+    def timing_key(self) -> str:
+        """Name of what determines the time of an image; see the function ``timing_key``."""
+        # The settings know a decoder by its weights.
+        return timing_key({**self.settings, "decoder": self.zoo.decoder}, str(self.allocation))
+
+    @cached_property
+    def prefix_key(self) -> str:
+        """Name of what two runs must share for their trajectories to begin alike.
+
+        That is all but the allocation, and what follows from it.
+        """
+        own = ("allocation", "weights", "sampler", "alignment")
+        settings = {key: value for key, value in self.settings.items() if key not in own}
+        # The sampler as it is, because settings leave out what makes no difference to one run.
+        sampler = {
+            field.name: getattr(self.sampler, field.name)
+            for field in dataclasses.fields(self.sampler)
+            if field.name != "schedule"
+        }
+        sampler |= {"name": type(self.sampler).__name__, "schedule": self.sampler.schedule.name}
+        return content_hash(
+            {
+                **settings,
+                "zoo": id(self.zoo),  # precision and card are in no setting
+                "sampler": sampler,
+                "alignment": self.alignment,
+                "sizes": [self.num_images, self.batch_size, self.samples.shard_size],
+            }
+        )
+
+    @cached_property
+    def evaluations(self) -> list[tuple[str, ...]]:
+        """The denoisers evaluated at every step; see ``stitch.evaluations``."""
+        log_snr = self.sampler.schedule.log_snr(self.sampler.timesteps)
+        return evaluations(self.allocation, self.guidance, log_snr)
+
+    @cached_property
+    def networks(self) -> list[str]:
+        """The denoisers evaluated for one image, in order, as often as they are."""
+        return [name for step in self.evaluations for name in step]
+
+    def cost(self) -> dict[str, float]:
+        """What one image costs: network evaluations, multiply-accumulates of the networks."""
+        return {
+            "nfe": len(self.networks),
+            "macs_per_image": sum(self.zoo.macs(name) for name in self.networks),
+        }
+
+    def labels(self, indices: Sequence[int]) -> list[int]:
+        """The labels of global sample indices."""
+        if self.label_rule == "random":
+            return random_labels(self.settings["seed"], indices, self.zoo.num_classes).tolist()
+        if self.label_rule == "balanced":
+            return [index % self.zoo.num_classes for index in indices]
+        return [self.label_rule[index % len(self.label_rule)] for index in indices]
+
+    def trajectory(self, indices: Sequence[int]) -> Trajectory:
+        """``denoise`` of the samples ``indices``, without a sampler that walks it."""
+        return stitched(*self._parts(indices))
+
+    def walk(
+        self,
+        indices: Sequence[int],
+        callback: Callable[..., None] | None = None,
+        wrappers: Sequence[Wrapper] = (),
+    ) -> Tensor:
+        """Sample the latents of global sample indices.
+
+        Args:
+            indices: B of them, computed together.
+            callback: see ``stitch.sample``.
+            wrappers: what stands between sampler and trajectory, the outermost last.
+
+        Returns:
+            (B, C, H, W) latents, on the device of the zoo.
+
+        Raises:
+            InputError: if the batch does not fit the memory, saying which one does.
+            FloatingPointError: if a prediction is not finite.
+        """
+        try:
+            return sample_latents(*self._parts(indices), callback=callback, wrappers=wrappers)
+        except torch.OutOfMemoryError as error:
+            raise InputError(self._too_large()) from error
+
+    def images(
+        self, indices: range, wrappers: Sequence[Wrapper] = ()
+    ) -> tuple[np.ndarray, list[int]]:
+        """(B, H, W, C) uint8 images and B labels of global sample indices; see ``walk``."""
+        # Compiled networks take full batches: what the last one lacks is computed and left out.
+        computed = range(indices.start, indices.start + self.batch_size)
+        latents = self.walk(computed if self.compile else indices, wrappers=wrappers)
+        try:
+            images = to_images(self.zoo, latents)
+        except torch.OutOfMemoryError as error:
+            raise InputError(self._too_large()) from error
+        return images[: len(indices)], self.labels(indices)
+
+    def _parts(self, indices: Sequence[int]) -> tuple:
+        """Arguments of ``stitch.sampling.stitched`` and ``sample_latents``."""
+        labels = torch.as_tensor(self.labels(indices), device=self.zoo.device)
+        return (
+            self.zoo.denoisers,
+            self.sampler,
+            self.allocation,
+            labels,
+            self.guidance,
+            self.settings["seed"],
+            indices,
+            self.alignment,
+        )
+
+    def _too_large(self) -> str:
+        """What to do about a batch that did not fit."""
+        torch.cuda.empty_cache()
+        names = dict.fromkeys(self.networks)
+        rows = min(memory.fitting(self.zoo, name, self.zoo.dtype) for name in names)
+        largest = rows if self.guidance.scale == 1 else rows // 2
+        return (
+            f"batch_size={self.batch_size} does not fit {devices.name(self.zoo.device)}; "
+            f"{largest} does. Finished shards are kept"
+        )
+
+
+def timing_key(settings: dict, allocation: str) -> str:
+    """Name of what determines the time of an image, of a run or of a file of latencies.
+
+    The guidance scale does not, but for 1, which evaluates half as much.
+
+    Args:
+        settings: a run's or a latency file's, with ``decoder``.
+    """
+    names = ("zoo", "sampler", "dtype", "quantisation", "decoder")
+    guidance = {**settings["guidance"], "scale": settings["guidance"]["scale"] != 1}
+    parts = {name: settings[name] for name in names}
+    return content_hash({**parts, "guidance": guidance, "allocation": allocation})

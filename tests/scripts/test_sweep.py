@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 import models
-from eval import experiments
+from eval import experiments, overrides
 from eval.estimate import Costs, cost
 from eval.evaluator import Evaluator
 from eval.paper.points import Planner
@@ -48,13 +48,13 @@ def store_of(folder):
 
 
 def test_the_points_of_a_sweep_are_all_combinations_in_order():
-    assert sweep.expand(["num_images=9", "guidance.scale=1.5,2", "sampler=ddim,ddpm"]) == [
+    assert overrides.expand(["num_images=9", "guidance.scale=1.5,2", "sampler=ddim,ddpm"]) == [
         ["num_images=9", "guidance.scale=1.5", "sampler=ddim"],
         ["num_images=9", "guidance.scale=1.5", "sampler=ddpm"],
         ["num_images=9", "guidance.scale=2", "sampler=ddim"],
         ["num_images=9", "guidance.scale=2", "sampler=ddpm"],
     ]
-    lists = sweep.expand(["allocation.fractions=[0.5,0.5],[1,0]"])
+    lists = overrides.expand(["allocation.fractions=[0.5,0.5],[1,0]"])
     assert lists == [["allocation.fractions=[0.5,0.5]"], ["allocation.fractions=[1,0]"]]
 
 
@@ -69,13 +69,13 @@ def test_the_points_of_a_sweep_are_all_combinations_in_order():
     ],
 )
 def test_three_dots_are_written_out_exactly(text, values):
-    assert sweep.fill_in(f"a={text}") == f"a={values}"
+    assert overrides.fill_in(f"a={text}") == f"a={values}"
 
 
 @pytest.mark.parametrize("text", ["0,0.3,...,1", "0,0,...,1", "1,2,...,0"])
 def test_three_dots_that_lead_nowhere_are_refused(text):
     with pytest.raises(InputError, match="write the values out"):
-        sweep.fill_in(f"allocation.small={text}")
+        overrides.fill_in(f"allocation.small={text}")
 
 
 def test_only_runs_that_differ_in_nothing_but_the_allocation_are_grouped(tmp_path):

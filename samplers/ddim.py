@@ -1,14 +1,16 @@
 """DDIM (Song et al. 2021, arXiv 2010.02502)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from models.errors import InputError
 from samplers.loss import split_output
+from samplers.sampler import Callback, Denoise, Noise
 from samplers.schedule import NoiseSchedule
-from samplers.spacing import check_timesteps
+from samplers.spacing import check_timesteps, visits
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,8 @@ class DDIM:
             level of timestep 0 (with noise added there if ``eta`` > 0).
     """
 
+    default_spacing: ClassVar[str] = "trailing-inclusive"
+
     schedule: NoiseSchedule
     timesteps: list[int]
     eta: float = 0.0
@@ -35,26 +39,20 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise InputError(f"sampler.eta={self.eta} must be between 0 and 1")
 
+    @staticmethod
+    def place(spacing: str, steps: int, schedule: NoiseSchedule, **_) -> list[int]:
+        """The ``steps`` timesteps of a spacing (see ``spacing.visits``)."""
+        return visits(spacing, steps, schedule)
+
     def __call__(
         self,
-        denoise: Callable[[Tensor, int], Tensor],
+        denoise: Denoise,
         x: Tensor,
-        noise: Callable[[int], Tensor] | None = None,
-        callback: Callable[..., None] | None = None,
+        noise: Noise | None = None,
+        callback: Callback | None = None,
         switches: Collection[int] = (),
     ) -> Tensor:
-        """Walk from noise to latents.
-
-        Args:
-            denoise: (x, step) -> (B, C, H, W) epsilon, variance logits behind it are ignored.
-            x: (B, C, H, W) standard normal.
-            noise: step -> (B, C, H, W) standard normal; only called if ``eta`` > 0.
-            callback: called with ``step, t, x, x_0`` after every step.
-            switches: unused, nothing is remembered from step to step.
-
-        Returns:
-            (B, C, H, W) latents.
-        """
+        """Walk as ``samplers.Sampler`` says. Needs noise only if ``eta`` > 0; ignores logits."""
         last = 1.0 if self.set_alpha_to_one else self.schedule.alphas_cumprod[0].item()
         process = self.schedule.respaced(self.timesteps, last)
         alphas = process.alphas_cumprod.tolist()

@@ -1,15 +1,17 @@
 """DDPM ancestral sampling (Ho et al. 2020; learned range: Nichol & Dhariwal 2021)."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from models.errors import InputError
 from samplers.loss import learned_range, split_output
+from samplers.sampler import Callback, Denoise, Noise
 from samplers.schedule import NoiseSchedule
-from samplers.spacing import check_timesteps
+from samplers.spacing import check_timesteps, visits
 
 VARIANCES = ("learned-range", "fixed-small", "fixed-large")
 FALLBACKS = ("refuse", "fixed-small", "fixed-large")
@@ -28,6 +30,8 @@ class DDPM:
             variance logits; ``refuse`` has none. The others keep theirs.
     """
 
+    default_spacing: ClassVar[str] = "trailing-inclusive"
+
     schedule: NoiseSchedule
     timesteps: list[int]
     variance: str = "learned-range"
@@ -44,29 +48,24 @@ class DDPM:
                 f"sampler.fallback={self.fallback!r} is unknown; known: {', '.join(FALLBACKS)}"
             )
 
+    @staticmethod
+    def place(spacing: str, steps: int, schedule: NoiseSchedule, **_) -> list[int]:
+        """The ``steps`` timesteps of a spacing (see ``spacing.visits``)."""
+        return visits(spacing, steps, schedule)
+
     def __call__(
         self,
-        denoise: Callable[[Tensor, int], Tensor],
+        denoise: Denoise,
         x: Tensor,
-        noise: Callable[[int], Tensor],
-        callback: Callable[..., None] | None = None,
+        noise: Noise,
+        callback: Callback | None = None,
         switches: Collection[int] = (),
     ) -> Tensor:
-        """Walk from noise to latents.
-
-        Args:
-            denoise: (x, step) -> (B, C, H, W) epsilon or (B, 2C, H, W) with variance logits.
-            x: (B, C, H, W) standard normal.
-            noise: step -> (B, C, H, W) standard normal; not called at the last step.
-            callback: called with ``step, t, x, x_0`` after every step.
-            switches: unused, nothing is remembered from step to step.
-
-        Returns:
-            (B, C, H, W) latents.
+        """Walk as ``samplers.Sampler`` says. Calls ``noise`` at every step but the last.
 
         Raises:
-            InputError: if the variance is to be learned, a denoiser predicts none and there is no
-                fallback.
+            InputError: if ``variance`` is ``learned-range``, ``fallback`` is ``refuse``, and a
+                denoiser predicts no variance logits at a step that adds noise.
         """
         process = self.schedule.respaced(self.timesteps)
         alphas = process.alphas_cumprod.tolist()

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from models.errors import InputError
 from samplers.loss import split_output
+from samplers.sampler import Callback, Denoise, Noise
 from samplers.schedule import NoiseSchedule
 from samplers.spacing import check_steps, check_timesteps, equal_parts, grid
 
@@ -47,6 +49,8 @@ class DPMSolver:
             once, and converges with order 2.
     """
 
+    default_spacing: ClassVar[str] = "time-uniform"
+
     schedule: NoiseSchedule
     times: list[float]
     order: int = 2
@@ -72,6 +76,29 @@ class DPMSolver:
         if self.method == "singlestep" and self.history == "restart":
             raise InputError("sampler.history=restart needs sampler.method=multistep")
 
+    @staticmethod
+    def place(
+        spacing: str,
+        steps: int,
+        schedule: NoiseSchedule,
+        method: str = "multistep",
+        order: int = 2,
+        **_,
+    ) -> list[float]:
+        """The ``steps`` + 1 times of a spacing (see ``spacing.grid``).
+
+        In log-SNR, the reference code makes the *groups* of singlestep equally long, even if the
+        last are of lower order.
+        """
+        check_steps(steps, 1, schedule.num_timesteps)
+        progress = equal_parts(steps)
+        if method == "singlestep" and spacing == "log-snr":
+            check_order(order)
+            orders = group_orders(steps, order)
+            starts = [(g + i / o) / len(orders) for g, o in enumerate(orders) for i in range(o)]
+            progress = [*starts, 1.0]
+        return grid(spacing, progress, schedule)
+
     @property
     def timesteps(self) -> list[float]:
         """The fractional timesteps at which the network is called, one per step."""
@@ -79,24 +106,15 @@ class DPMSolver:
 
     def __call__(
         self,
-        denoise: Callable[[Tensor, int], Tensor],
+        denoise: Denoise,
         x: Tensor,
-        noise: Callable[[int], Tensor] | None = None,
-        callback: Callable[..., None] | None = None,
+        noise: Noise | None = None,
+        callback: Callback | None = None,
         switches: Collection[int] = (),
     ) -> Tensor:
-        """Walk from noise to latents.
+        """Walk as ``samplers.Sampler`` says, to ``times[-1]``. Needs no noise; ignores logits.
 
-        Args:
-            denoise: (x, step) -> (B, C, H, W) epsilon, variance logits behind it are ignored.
-            x: (B, C, H, W) standard normal.
-            noise: unused, the solver is deterministic.
-            callback: called with ``step, t, x, x_0`` after every step; inside a group of
-                ``singlestep`` x is the point of the next evaluation.
-            switches: the steps whose denoiser is not the step before's.
-
-        Returns:
-            (B, C, H, W) latents at ``times[-1]``.
+        Inside a group of ``singlestep``, the callback's x is the state of the next evaluation.
         """
         alpha, sigma, half_log_snr = (table.tolist() for table in self.schedule.at(self.times))
         plus = self.algorithm == "dpmsolver++"
@@ -157,29 +175,6 @@ class DPMSolver:
             return a[step + 1] / a[start] * x - b[step + 1] * e1 * extrapolated
 
         return advance
-
-
-def spaced_times(
-    spacing: str,
-    steps: int,
-    schedule: NoiseSchedule,
-    method: str = "multistep",
-    order: int = 2,
-    **_,
-) -> list[float]:
-    """The ``steps`` + 1 times of a spacing (see ``spacing.grid``).
-
-    In log-SNR, the reference code makes the *groups* of singlestep equally long, even if the last
-    are of lower order.
-    """
-    check_steps(steps, 1, schedule.num_timesteps)
-    progress = equal_parts(steps)
-    if method == "singlestep" and spacing == "log-snr":
-        check_order(order)
-        orders = group_orders(steps, order)
-        starts = [(g + i / o) / len(orders) for g, o in enumerate(orders) for i in range(o)]
-        progress = [*starts, 1.0]
-    return grid(spacing, progress, schedule)
 
 
 def check_order(order: int) -> None:

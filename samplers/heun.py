@@ -1,12 +1,14 @@
 """Heun's second-order method as in EDM (Karras et al. 2022, arXiv 2206.00364, algorithm 1)."""
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from samplers.loss import split_output
+from samplers.sampler import Callback, Denoise, Noise
 from samplers.schedule import NoiseSchedule
 from samplers.spacing import check_steps, check_timesteps, equal_parts, grid
 
@@ -23,11 +25,19 @@ class Heun:
         times: N descending fractional timesteps.
     """
 
+    default_spacing: ClassVar[str] = "karras"
+
     schedule: NoiseSchedule
     times: list[float]
 
     def __post_init__(self):
         check_timesteps(self.times, self.schedule, float)
+
+    @staticmethod
+    def place(spacing: str, steps: int, schedule: NoiseSchedule, **_) -> list[float]:
+        """The ``steps`` times of a spacing (see ``spacing.grid``)."""
+        check_steps(steps, 2, schedule.num_timesteps)
+        return grid(spacing, equal_parts(steps - 1), schedule)
 
     @property
     def timesteps(self) -> list[float]:
@@ -36,24 +46,15 @@ class Heun:
 
     def __call__(
         self,
-        denoise: Callable[[Tensor, int], Tensor],
+        denoise: Denoise,
         x: Tensor,
-        noise: Callable[[int], Tensor] | None = None,
-        callback: Callable[..., None] | None = None,
+        noise: Noise | None = None,
+        callback: Callback | None = None,
         switches: Collection[int] = (),
     ) -> Tensor:
-        """Walk from noise to latents.
+        """Walk as ``samplers.Sampler`` says. Needs no noise; ignores variance logits.
 
-        Args:
-            denoise: (x, step) -> (B, C, H, W) epsilon, variance logits behind it are ignored.
-            x: (B, C, H, W) standard normal.
-            noise: unused, the solver is deterministic.
-            callback: called with ``step, t, x, x_0`` after every step; after an Euler step x is
-                where its correction is evaluated.
-            switches: unused, nothing is remembered beyond the interval.
-
-        Returns:
-            (B, C, H, W) latents.
+        After an Euler step, the callback's x is the state at which the correction is evaluated.
         """
         alpha, sigma, _ = (table.tolist() for table in self.schedule.at(self.times))
         alpha, sigma = [*alpha, 1.0], [*sigma, 0.0]
@@ -71,9 +72,3 @@ class Heun:
             if callback:
                 callback(step=step, t=t, x=x, x_0=x_0)
         return x
-
-
-def spaced_times(spacing: str, steps: int, schedule: NoiseSchedule, **_) -> list[float]:
-    """The ``steps`` times of a spacing (see ``spacing.grid``)."""
-    check_steps(steps, 2, schedule.num_timesteps)
-    return grid(spacing, equal_parts(steps - 1), schedule)

@@ -1,14 +1,16 @@
 """PNDM's linear multistep, "PLMS" (Liu et al. 2022, arXiv 2202.09778)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from models.errors import InputError
 from samplers.loss import split_output
+from samplers.sampler import Callback, Denoise, Noise
 from samplers.schedule import NoiseSchedule
-from samplers.spacing import check_timesteps
+from samplers.spacing import check_timesteps, visits
 
 # Adams-Bashforth weights of the newest to the oldest epsilon, by how many there are.
 _WEIGHTS = {
@@ -36,6 +38,8 @@ class PNDM:
             ``restart`` without them, at order 1.
     """
 
+    default_spacing: ClassVar[str] = "leading"
+
     schedule: NoiseSchedule
     visits: list[int]
     set_alpha_to_one: bool = False
@@ -46,6 +50,11 @@ class PNDM:
         if self.history not in ("keep", "restart"):
             raise InputError(f"sampler.history={self.history!r} is unknown; known: keep, restart")
 
+    @staticmethod
+    def place(spacing: str, steps: int, schedule: NoiseSchedule, **_) -> list[int]:
+        """The ``steps`` timesteps of a spacing (see ``spacing.visits``)."""
+        return visits(spacing, steps, schedule)
+
     @property
     def timesteps(self) -> list[int]:
         """The timesteps at which the network is called, one per step."""
@@ -53,24 +62,13 @@ class PNDM:
 
     def __call__(
         self,
-        denoise: Callable[[Tensor, int], Tensor],
+        denoise: Denoise,
         x: Tensor,
-        noise: Callable[[int], Tensor] | None = None,
-        callback: Callable[..., None] | None = None,
+        noise: Noise | None = None,
+        callback: Callback | None = None,
         switches: Collection[int] = (),
     ) -> Tensor:
-        """Walk from noise to latents.
-
-        Args:
-            denoise: (x, step) -> (B, C, H, W) epsilon, variance logits behind it are ignored.
-            x: (B, C, H, W) standard normal.
-            noise: unused, the solver is deterministic.
-            callback: called with ``step, t, x, x_0`` after every step.
-            switches: the steps whose denoiser is not the step before's.
-
-        Returns:
-            (B, C, H, W) latents.
-        """
+        """Walk as ``samplers.Sampler`` says. Needs no noise; ignores variance logits."""
         last = 1.0 if self.set_alpha_to_one else self.schedule.alphas_cumprod[0].item()
         alphas = [*self.schedule.alphas_cumprod[self.visits].tolist(), last]
         start, past = x, []  # newest epsilon first

@@ -17,8 +17,9 @@ from samplers.spacing import check_steps, check_timesteps, equal_parts, grid
 class Heun:
     """Second-order solver of dz / ds = epsilon, with z = x / alpha and s = sigma / alpha.
 
-    Every interval costs two network evaluations, an Euler step and its correction, but the last
-    one, to s = 0, costs one: N times are 2 N - 1 evaluations, which are this sampler's steps.
+    Every interval costs two network evaluations: one for Euler's step, one for its correction. The
+    last interval, to s = 0, is not corrected. So N times need 2 N - 1 evaluations; each of them is
+    a step of this sampler.
 
     Attributes:
         schedule: the noise schedule of the denoisers.
@@ -58,17 +59,22 @@ class Heun:
         """
         alpha, sigma, _ = (table.tolist() for table in self.schedule.at(self.times))
         alpha, sigma = [*alpha, 1.0], [*sigma, 0.0]
-        for step, t in enumerate(self.timesteps):
-            interval, corrects = divmod(step, 2)
-            here = interval + corrects
+        s = [noise_level / signal for noise_level, signal in zip(sigma, alpha, strict=True)]
+
+        def predict(x: Tensor, step: int, i: int) -> tuple[Tensor, Tensor]:
+            """Epsilon and x_0 of a state at ``times[i]``."""
             epsilon, _ = split_output(denoise(x, step), x.shape[1])
-            x_0 = (x - sigma[here] * epsilon) / alpha[here]
-            if not corrects:
-                z, slope = x / alpha[here], epsilon
-            else:
-                slope = (slope + epsilon) / 2
-            s, s_next = (sigma[i] / alpha[i] for i in (interval, interval + 1))
-            x = alpha[interval + 1] * (z + (s_next - s) * slope)
+            return epsilon, (x - sigma[i] * epsilon) / alpha[i]
+
+        for i, t in enumerate(self.times):
+            slope, x_0 = predict(x, 2 * i, i)
+            z, h = x / alpha[i], s[i + 1] - s[i]
+            x = alpha[i + 1] * (z + h * slope)
             if callback:
-                callback(step=step, t=t, x=x, x_0=x_0)
+                callback(step=2 * i, t=t, x=x, x_0=x_0)
+            if i + 1 < len(self.times):  # the last interval, to clean latents, has no correction
+                slope_next, x_0 = predict(x, 2 * i + 1, i + 1)
+                x = alpha[i + 1] * (z + h * ((slope + slope_next) / 2))
+                if callback:
+                    callback(step=2 * i + 1, t=self.times[i + 1], x=x, x_0=x_0)
         return x

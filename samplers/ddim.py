@@ -17,14 +17,14 @@ from samplers.spacing import check_timesteps, visits
 class DDIM:
     """Denoising diffusion implicit model.
 
-    Latent diffusion's variant is ``spacing=ldm`` with ``set_alpha_to_one=False``.
+    CompVis' latent-diffusion samples with ``spacing=ldm`` and ``set_alpha_to_one=False``.
 
     Attributes:
         schedule: the noise schedule of the denoisers.
-        timesteps: descending integers; step i calls ``denoise(x, i)`` at ``timesteps[i]``.
+        timesteps: descending integers.
         eta: 0 is deterministic, 1 has DDPM's variance (eq. 16).
-        set_alpha_to_one: whether the last step arrives at clean latents, or else at the noise
-            level of timestep 0 (with noise added there if ``eta`` > 0).
+        set_alpha_to_one: True: the last step ends at clean latents. False: it ends at the noise
+            level of timestep 0, and adds noise there if ``eta`` > 0.
     """
 
     default_spacing: ClassVar[str] = "trailing-inclusive"
@@ -61,9 +61,11 @@ class DDIM:
         for step, t in enumerate(self.timesteps):
             alpha, alpha_prev = alphas[step], alphas_prev[step]
             epsilon, _ = split_output(denoise(x, step), x.shape[1])
+            # Eq. 9: x_0 from epsilon.
             x_0 = (x - (1 - alpha) ** 0.5 * epsilon) / alpha**0.5
-            # Eq. 12; DDPM's posterior variance is sigma at eta = 1.
+            # Eq. 16: sigma^2, which is DDPM's posterior variance at eta = 1.
             variance = self.eta**2 * variances[step]
+            # Eq. 12: x_0, the direction to x_t, and noise.
             x = alpha_prev**0.5 * x_0 + (1 - alpha_prev - variance) ** 0.5 * epsilon
             if variance > 0:
                 x = x + variance**0.5 * noise(step)

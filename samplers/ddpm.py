@@ -1,4 +1,5 @@
-"""DDPM ancestral sampling (Ho et al. 2020; learned range: Nichol & Dhariwal 2021)."""
+"""DDPM (Ho et al. 2020, arXiv 2006.11239), with the learned range of Nichol & Dhariwal 2021 (arXiv
+2102.09672). Equation numbers are Ho et al.'s where no other paper is named."""
 
 import math
 from collections.abc import Collection
@@ -19,15 +20,15 @@ FALLBACKS = ("refuse", "fixed-small", "fixed-large")
 
 @dataclass(frozen=True, eq=False)
 class DDPM:
-    """Ancestral sampling of the (respaced) reverse process.
+    """Ancestral sampling of the (respaced) reverse process (algorithm 2).
 
     Attributes:
         schedule: the noise schedule of the denoisers.
-        timesteps: descending integers; step i calls ``denoise(x, i)`` at ``timesteps[i]``.
+        timesteps: descending integers.
         variance: ``learned-range`` reads the denoiser's variance logits; ``fixed-small`` is the
-            posterior variance, ``fixed-large`` is beta.
-        fallback: the variance, under ``learned-range``, at the steps of denoisers that predict no
-            variance logits; ``refuse`` has none. The others keep theirs.
+            posterior variance (eq. 7), ``fixed-large`` is beta; section 3.2 has both.
+        fallback: which fixed variance ``learned-range`` takes at a step whose denoiser predicts no
+            variance logits; ``refuse`` raises an error there.
     """
 
     default_spacing: ClassVar[str] = "trailing-inclusive"
@@ -82,11 +83,14 @@ class DDPM:
         last = len(self.timesteps) - 1
         for step, t in enumerate(self.timesteps):
             epsilon, logits = split_output(denoise(x, step), x.shape[1])
+            # Eq. 15: x_0 from epsilon.
             x_0 = (x - (1 - alphas[step]) ** 0.5 * epsilon) / alphas[step] ** 0.5
+            # Eq. 7: the posterior mean; with this x_0 it is eq. 11.
             mean = coef1[step] * x_0 + coef2[step] * x
             if step == last:
                 x = mean
             elif learned and logits is not None:
+                # Nichol & Dhariwal 2021, eq. 15.
                 log_variance = learned_range(logits, log_betas[step], log_small[step])
                 x = mean + (0.5 * log_variance).exp() * noise(step)
             elif kind == "refuse":

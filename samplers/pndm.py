@@ -23,18 +23,18 @@ _WEIGHTS = {
 
 @dataclass(frozen=True, eq=False)
 class PNDM:
-    """Pseudo linear multistep method of fourth order, as Stable Diffusion is sampled.
+    """Pseudo linear multistep method of fourth order, often used for Stable Diffusion.
 
     Every step is DDIM's with an extrapolated epsilon. The first interval is walked twice, the
-    second time with the mean of both ends' epsilon, so that N visited timesteps cost N + 1
-    network evaluations, which are this sampler's steps.
+    second time with the mean of the epsilons at its two ends. So N visited timesteps need N + 1
+    network evaluations; each of them is a step of this sampler.
 
     Attributes:
         schedule: the noise schedule of the denoisers.
         visits: N descending integers, evenly spaced (the extrapolation assumes it).
-        set_alpha_to_one: whether the last step arrives at clean latents, or else at the noise
+        set_alpha_to_one: True: the last step ends at clean latents. False: it ends at the noise
             level of timestep 0.
-        history: at the first step of another denoiser ``keep`` the epsilons of the one before or
+        history: what happens when another denoiser takes over: ``keep`` the earlier epsilons, or
             ``restart`` without them, at order 1.
     """
 
@@ -92,6 +92,6 @@ class PNDM:
 
 
 def _transfer(x: Tensor, epsilon: Tensor, alpha: float, alpha_prev: float) -> Tensor:
-    """The transfer part of a step (eq. 11): DDIM with eta = 0, from one noise level to another."""
+    """The transfer part of a step (eq. 11): DDIM's step with eta = 0 between two noise levels."""
     x_0 = (x - (1 - alpha) ** 0.5 * epsilon) / alpha**0.5
     return alpha_prev**0.5 * x_0 + (1 - alpha_prev) ** 0.5 * epsilon

@@ -84,7 +84,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
 def with_figures(name: str, words: Sequence[str]) -> list[str]:
     """``words`` with the figures written out that ``figure=all`` or ``figure=ablations`` stand for.
 
-    They are the files in ``configs/figure`` with that ``set``. Commands about all figures take those
+    They are the files in ``configs/figure`` with that ``set``. Commands of all figures take those
     of the paper unless told otherwise.
     """
     if name not in ("figures", "claims", "report") or not _QUESTIONS.isdisjoint(words):

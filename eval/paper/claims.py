@@ -31,7 +31,7 @@ class Unmeasured(Exception):
 
 
 class NotTestable(Exception):
-    """The denoisers of a pair are in the wrong order: the large one is no better."""
+    """The denoisers or metrics are not there, or the large one of a pair is no better."""
 
 
 class Data:
@@ -48,9 +48,14 @@ class Data:
 
         Raises:
             Unmeasured: with the command that makes what is missing.
+            NotTestable: if the data set has no such denoisers.
         """
         if figure not in self._known:
-            settings = self.figures[figure]
+            settings, planner = self.figures[figure], self.planner
+            if settings["family"] not in planner.facts["families"]:
+                raise NotTestable(
+                    f"{planner.dataset} has no denoisers of the family {settings['family']}"
+                )
             points = self.planner.points(settings)
             found = [(point, self.evidence.get(settings, point)) for point in points]
             missing = [point for point, record in found if record is None]
@@ -71,7 +76,7 @@ class Data:
         points = self.points(figure)
         line = [one for one in points if (one[0].panel, one[0].series) == (panel, series)]
         fids_of_pair(line)
-        return {point.fractions[0]: record["metrics"][metric] for point, record in line}
+        return {point.fractions[0]: value(record, metric) for point, record in line}
 
     def lines(self, figure: str) -> dict[str, dict]:
         """Name of its setting -> FID by share, for every line of a figure.
@@ -87,6 +92,27 @@ class Data:
         return {name: fids_of_pair(line) for name, line in named.items()}
 
 
+def value(record: dict, metric: str) -> float:
+    """A metric of a record.
+
+    Raises:
+        NotTestable: if it was measured without; records are immutable.
+    """
+    if metric not in record["metrics"]:
+        raise NotTestable(f"the records have no {metric}")
+    return record["metrics"][metric]
+
+
+def macs(point: Point, record: dict) -> float:
+    """Multiply-accumulates per image; of samples that ``scripts.evaluate`` measured, the run's."""
+    return record["cost"].get("macs_per_image") or point.run.cost()["macs_per_image"]
+
+
+def together(measured: list[dict]) -> bool:
+    """Whether times, or peaks of memory, are of one device and one batch size."""
+    return len({(one.get("device"), one.get("batch_size")) for one in measured}) == 1
+
+
 def fids_of_pair(line: list[tuple[Point, dict]]) -> dict[float, float]:
     """Share of the small denoiser -> FID, of all shares of a pair.
 
@@ -95,7 +121,7 @@ def fids_of_pair(line: list[tuple[Point, dict]]) -> dict[float, float]:
     Raises:
         NotTestable: if it is not.
     """
-    fids = {point.fractions[0]: record["metrics"]["fid"] for point, record in line}
+    fids = {point.fractions[0]: value(record, "fid") for point, record in line}
     if fids[LARGE] >= fids[SMALL]:
         names = {point.fractions[0]: point.run.allocation.denoisers[0] for point, _ in line}
         raise NotTestable(
@@ -162,18 +188,16 @@ def early_steps_are_free(data: Data, figure: str = "fig01", share: float | None 
 
 
 def speed_up(data: Data):
-    cost = {
-        point.fractions[0]: record["timing"].get("ms_per_image")
-        for point, record in data.points("fig01")
-    }
-    if None in cost.values():
+    times = {point.fractions[0]: record["timing"] for point, record in data.points("fig01")}
+    if not all(times.values()) or not together([*times.values()]):
         raise Unmeasured(latency_command([point for point, _ in data.points("fig01")]))
+    cost = {share: timing["ms_per_image"] for share, timing in times.items()}
     ratio = cost[LARGE] / cost[EARLY]
     return f"{ratio:.2f}x at 40 %", ratio >= data.thresholds.speed_up
 
 
 def order_matters(data: Data):
-    found = [record["metrics"]["fid"] for _, record in data.points("table7")]
+    found = [value(record, "fid") for _, record in data.points("table7")]
     names = ("interleaved", "decreasing probability", "large to small", "small to large")
     text = ", ".join(f"{name} {fid:.3f}" for name, fid in zip(names, found, strict=True))
     return text, found[-1] < min(found[:-1])
@@ -181,8 +205,8 @@ def order_matters(data: Data):
 
 def medium_improves_the_frontier(data: Data):
     found = data.points("fig06")
-    costs = [record["cost"]["macs_per_image"] for _, record in found]
-    best = pareto_frontier(costs, [record["metrics"]["fid"] for _, record in found])
+    costs = [macs(point, record) for point, record in found]
+    best = pareto_frontier(costs, [value(record, "fid") for _, record in found])
     of_medium = [i for i in best if found[i][0].fractions[1] > 0]
     part = len(of_medium) / len(best)
     text = f"{len(of_medium)} of {len(best)} points of the FID frontier over MACs"
@@ -227,17 +251,16 @@ def fewer_steps(data: Data):
     worse, count = [], 0
     for panel in (0, 1):
         found = [(p, r) for p, r in data.points("fig15") if p.panel == panel]
-        stitched = [r for p, r in found if p.series == 0]
+        stitched = [(p, r) for p, r in found if p.series == 0]
         for point, record in found:
             if point.series == 0:
                 continue
-            cost = record["cost"]["macs_per_image"]
-            affordable = [r for r in stitched if r["cost"]["macs_per_image"] <= cost]
+            cost = macs(point, record)
+            affordable = [value(r, "fid") for p, r in stitched if macs(p, r) <= cost]
             if not affordable:
                 continue  # cheaper than any allocation
             count += 1
-            best = min(r["metrics"]["fid"] for r in affordable)
-            if best > record["metrics"]["fid"]:
+            if min(affordable) > value(record, "fid"):
                 run = point.run.settings
                 worse.append(f"{run['sampler']['steps']} at w = {run['guidance']['scale']:g}")
     text = f"as good or better at {count - len(worse)} of {count} step counts"
@@ -266,7 +289,7 @@ def overhead(data: Data):
     points = data.points("table8")
     _, large, both = (entry for _, entry in points)
     key = "peak_allocated_mb" if "peak_allocated_mb" in both else "peak_rss_mb"
-    if key not in both or key not in large:
+    if key not in both or key not in large or not together([large, both]):
         raise Unmeasured(latency_command([point for point, _ in points]))
     memory, params = both[key] / large[key], both["params"] / large["params"]
     text = f"memory x{memory:.2f}, parameters x{params:.2f}"

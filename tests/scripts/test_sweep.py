@@ -12,6 +12,10 @@ import models
 from eval import experiments, overrides
 from eval.estimate import Costs, cost
 from eval.evaluator import Evaluator
+from eval.images import open_images
+from eval.metrics import METRICS, Metric
+from eval.paper import draw, tables
+from eval.paper.page import record_table
 from eval.paper.points import Planner
 from models.errors import InputError
 from scripts import cli, sweep
@@ -108,6 +112,32 @@ def test_points_made_together_have_the_images_and_metrics_of_points_made_alone(t
 
 
 FIRST_OF_THEIR_KIND = ("DiT-B*4", "DiT-S*2+DiT-B*2")
+
+
+def farthest(inputs):
+    """Made up: the largest distance of a sample to its nearest reference."""
+    distances = torch.cdist(inputs.sample["features"], inputs.reference)
+    return distances.min(1).values.max().item()
+
+
+def test_a_new_metric_is_one_row_and_one_function(tmp_path, monkeypatch):
+    row = Metric("far", "Far", 1, "features", "neighbours", "lower", farthest)
+    monkeypatch.setitem(METRICS, "far", row)
+    (run,) = points(tmp_path, shares=[0.5])
+    device, wanted = torch.device("cpu"), compose(*FEW, "eval.metrics=[fid,far]").eval
+    evaluator, store = Evaluator(wanted, device), store_of(tmp_path)
+    assert experiments.make_records([run], evaluator, store) == {}
+    record = experiments.stored_record(run, evaluator, store)
+    assert list(record["metrics"]) == ["fid", "far"] and record["metrics"]["far"] > 0
+    with pytest.raises(InputError, match="num_images=3 .*too few for far with eval.neighbours=3"):
+        evaluator.check(open_images(run.samples.path), 3)
+    # Tables, the report and the list of a figure's numbers show it.
+    assert (tables.heading("far"), tables.decimals("far")) == ("Far", 1)
+    assert "<th>far</th>" in record_table([record])
+    line = {"allocation": "S", "gmacs_per_image": 1.0, "ms_per_image": None, **record["metrics"]}
+    head, values = draw.listing([line])
+    assert head.split() == ["allocation", "FID", "Far", "GMACs", "ms/image"]
+    assert values.split()[2] == f"{record['metrics']['far']:.3f}"
 
 
 def test_only_missing_shards_of_missing_points_are_made(tmp_path, evaluator):

@@ -1,6 +1,6 @@
-"""Names of weights in the layouts they are published in: state dict in, state dict out.
+"""Conversion of state dicts between published layouts and the native names.
 
-A conversion takes entries out of the dict it is given, so that no two copies are kept.
+A conversion pops entries from its input, so that weights are never held twice.
 """
 
 import json
@@ -48,8 +48,8 @@ def dit_from_diffusers(state: State, depth: int) -> State:
     """diffusers' ``DiTTransformer2DModel`` -> DiT, without its fixed position table.
 
     Raises:
-        InputError: if the blocks differ in the embedding of timestep and class, of which the
-            native network has one.
+        InputError: if the timestep or class embedding differs between blocks; the native network
+            has only one.
     """
     native = {a: state.pop(b) for a, b in _dit_pairs(depth) if b in state}
     for a, b in _DIT_CONDITION.items():
@@ -57,7 +57,7 @@ def dit_from_diffusers(state: State, depth: int) -> State:
         if copies[0] is None:
             continue
         if any(copy is None or not torch.equal(copy, copies[0]) for copy in copies):
-            raise InputError(f"its blocks differ in {b}, which a DiT has once")
+            raise InputError(f"its blocks differ in {b}, of which a DiT has only one")
         native[a] = copies[0]
     for i in range(depth):
         for kind in ("weight", "bias"):
@@ -69,7 +69,7 @@ def dit_from_diffusers(state: State, depth: int) -> State:
 
 
 def dit_to_diffusers(state: State, depth: int) -> State:
-    """DiT -> diffusers' ``DiTTransformer2DModel``, which makes the position table itself."""
+    """DiT -> diffusers' ``DiTTransformer2DModel``, which computes the position table itself."""
     foreign = {b: state[a] for a, b in _dit_pairs(depth)}
     for i in range(depth):
         for a, b in _DIT_CONDITION.items():
@@ -92,7 +92,7 @@ def save_diffusers(network, folder: str | Path, provenance: dict) -> None:
     if height != width:
         raise InputError(f"diffusers' DiT takes square latents, not {height}x{width}")
     if not torch.equal(network.pos_embed, network.position_table().to(network.pos_embed)):
-        raise InputError("diffusers' DiT has the fixed sine-cosine position table, this one not")
+        raise InputError("diffusers' DiT has a fixed sine-cosine position table, this one differs")
     attention = network.blocks[0].attn
     config = {
         "_class_name": "DiTTransformer2DModel",
@@ -117,9 +117,9 @@ def save_diffusers(network, folder: str | Path, provenance: dict) -> None:
 
 
 def autoencoder_state(state: State) -> State:
-    """An autoencoder of CompVis or of diffusers (any version) -> diffusers' present names.
+    """A CompVis or diffusers autoencoder (any version) -> diffusers' current names.
 
-    What is not the autoencoder (loss networks, a diffusion model around it) is left out.
+    All other entries (loss networks, a diffusion model around it) are dropped.
     """
     anchors = ("encoder.conv_in.weight", "encoder.layers.0.weight")
     found = [name for name in state if name.endswith(anchors)]
@@ -143,7 +143,7 @@ def autoencoder_state(state: State) -> State:
 
 
 def _autoencoder_name(name: str, last: int) -> str:
-    """CompVis counts the decoder's levels from the image, ``last`` is the one at the latents."""
+    """CompVis counts decoder levels from the image; ``last`` is the level at the latents."""
     name = re.sub(r"^decoder\.up\.(\d+)", lambda m: f"decoder.up_blocks.{last - int(m[1])}", name)
     name = re.sub(r"\.mid\.block_(\d)", lambda m: f".mid_block.resnets.{int(m[1]) - 1}", name)
     for pattern, new in _AUTOENCODER:

@@ -1,7 +1,7 @@
-"""Which tensors of a training checkpoint are wanted: averaged weights or raw ones.
+"""Choice between the averaged and the raw weights of a training checkpoint.
 
-Trainers keep both under names of their own. Averages that are there are never passed over for raw
-weights in silence: what cannot be told apart is refused with what the file has.
+Each trainer has its own names for both. Existing averages are never silently ignored in favour of
+raw weights: an ambiguous file is refused, and the message lists what it has.
 """
 
 import re
@@ -23,10 +23,10 @@ _RAW = ("model", "state_dict", "model_state_dict", "module", "net", "network", "
 
 
 class Source(NamedTuple):
-    """Where in a file weights were.
+    """Where a file had its weights.
 
     Attributes:
-        key: the name they are under, dotted if nested; None if the file is nothing but weights.
+        key: their name in the file, dotted if nested; None if the file holds only weights.
         averaged: whether they are averages; None if the file does not say so.
     """
 
@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
 
 def is_average(name: str) -> bool:
-    """Whether a trainer's name is one of averaged weights."""
+    """Whether a trainer's name denotes averaged weights."""
     words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
     return any(_AVERAGES.fullmatch(word) for word in words)
 
@@ -44,12 +44,12 @@ def choose(content: object, ema: bool) -> tuple[State, Source]:
     """The state dict that a pickle is or contains.
 
     Args:
-        content: what the pickle holds.
-        ema: take the averages where there are both.
+        content: the unpickled object.
+        ema: take the averages if the file has both.
 
     Raises:
-        InputError: if there is none, or it cannot be told which it is; the message is to follow a
-            file's name.
+        InputError: if there is none or the choice is ambiguous; the message continues a file's
+            name.
     """
     if _is_state(content):
         return _tensors(content), Source(None, None)
@@ -58,14 +58,14 @@ def choose(content: object, ema: bool) -> tuple[State, Source]:
     raw = {key: state for key, state in found.items() if key not in averages}
     known = _keys(content)
     if not found or not (averages or raw if ema else raw):
-        only = f"; it has averages only ({', '.join(averages)}): use ema=true" if averages else ""
+        only = f"; it has only averages ({', '.join(averages)}): use ema=true" if averages else ""
         raise InputError(
-            "is no state dict: it must map names to tensors, by itself or under a key such as ema, "
+            "is not a state dict: it must map names to tensors, itself or under a key such as ema, "
             f"state_dict or model{only}; {known}"
         )
     if ema and len(averages) > 1:
         raise InputError(
-            f"has several averages: {', '.join(averages)}; store the one you want as a file of its "
+            f"has several averages: {', '.join(averages)}; store the one you want in a file of its "
             "own"
         )
     if ema and averages:
@@ -80,10 +80,10 @@ def choose(content: object, ema: bool) -> tuple[State, Source]:
 
 
 def rename(names: Iterable[str], ema: bool) -> tuple[dict[str, str], str | None]:
-    """Names of weights in a state dict in which averages lie beside raw weights, by prefix.
+    """Weight names in a state dict that holds averages beside raw weights, told apart by prefix.
 
-    Lightning's ``model_ema.`` has the names below ``model.`` without their dots, an
-    ``ema_model.`` beside ``online_model.`` has them as they are.
+    Lightning's ``model_ema.`` drops the dots of the names below ``model.``; ``ema_model.`` beside
+    ``online_model.`` keeps them.
 
     Returns:
         name -> name in the state dict; and the prefix of the averages that were taken, if any.
@@ -110,7 +110,7 @@ def rename(names: Iterable[str], ema: bool) -> tuple[dict[str, str], str | None]
 
 
 def _refuse_lost_averages(content: dict, raw: dict[str, dict]) -> None:
-    """Refuse raw weights if the file seems to have averages that are not found."""
+    """Refuse raw weights if the file seems to have averages that cannot be read."""
     for key, value in content.items():
         if isinstance(key, str) and is_average(key):
             if value is None or (isinstance(value, dict | list | tuple) and not value):
@@ -135,7 +135,7 @@ def _refuse_lost_averages(content: dict, raw: dict[str, dict]) -> None:
 
 
 def _state_dicts(content: dict, above: tuple[str, ...] = ()) -> dict[str, dict]:
-    """Dotted key -> state dict, of all that lie in a pickle not too deep."""
+    """Dotted key -> state dict, for all up to three levels deep in a pickle."""
     found = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, dict) or _OTHERS.match(key):

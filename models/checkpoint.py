@@ -1,4 +1,4 @@
-"""Loading of weights: never unpickled unsafely, and all or nothing."""
+"""Checkpoint loading, without unsafe unpickling and all or nothing."""
 
 import argparse
 import re
@@ -29,7 +29,7 @@ _FLOATING = {
 }
 
 
-# What compilers and wrappers put into the names of what they wrap.
+# What compilers and wrappers insert into the names of weights.
 _WRAPPERS = re.compile(
     r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module"
     r"|_forward_module|_module|module)\."
@@ -46,18 +46,18 @@ def load_checkpoint(
     Args:
         path: ``.safetensors``, or ``.pt`` / ``.pth`` / ``.ckpt`` / ``.bin`` holding a state dict,
             or an index of several such files, or a folder of diffusers. If a provenance record
-            ``<stem>.json`` lies beside a file, its SHA-256 is checked against it. The names may be
-            those of any layout that the module's ``native_state`` knows, with what wrappers add
-            anywhere, and a prefix such as ``module.`` before all.
+            ``<stem>.json`` lies beside a file, its SHA-256 is checked against it. Names may follow
+            any layout that the module's ``native_state`` knows, contain what wrappers insert, and
+            share a prefix such as ``module.``.
         ema: take the averaged weights where the file has both.
         device: where a module on the meta device goes; default: CPU.
 
     Returns:
-        Under which key of the file the weights were, and whether it is one of averages.
+        The file's key of the weights, and whether they are averages.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, fails its checksum, holds another
-            architecture, or values that are not finite in the module's dtype. The module is then
+        CheckpointError: if the file is missing or damaged, fails its checksum, or holds another
+            architecture or values that are not finite in the module's dtype. The module is then
             unchanged.
     """
     path = Path(path)
@@ -85,14 +85,14 @@ def read_tensors(
     """The tensors of a checkpoint file, checked against its provenance record if there is one.
 
     Args:
-        path: see ``load_checkpoint``; which state dict of a file, ``models.averages`` says. Pickles
+        path: see ``load_checkpoint``; ``models.averages`` chooses the state dict of a file. Pickles
             are read with ``weights_only`` or, if they name foreign classes, by ``models.pickles``.
         ema: take the averaged weights where the file has both.
         dtype: cast floating-point tensors to it, one by one; they must be finite then.
         device: where the tensors go.
 
     Raises:
-        CheckpointError: if it is missing, damaged, or no state dict.
+        CheckpointError: if the file is missing, damaged, or not a state dict.
     """
     return _read(path, ema, dtype, device)[0]
 
@@ -106,7 +106,7 @@ def _read(path: str | Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor]
         if missing:
             raise CheckpointError(
                 f"checkpoint {file} lacks {missing[0]} and {len(missing) - 1} more that its index "
-                "says it has; get another copy"
+                "lists; get another copy"
             )
         state |= part if names is None else {name: part[name] for name in names}
     return state, source
@@ -115,13 +115,13 @@ def _read(path: str | Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor]
 def _read_file(path: Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor], Source]:
     if is_web_page(path):
         raise CheckpointError(
-            f"checkpoint {path} is a web page, not weights: the host answered with a page of its "
-            "own (Google Drive does when a file's quota is used up); delete it and download again "
-            "later, or by hand"
+            f"checkpoint {path} is a web page, not weights: the host sent a page instead of the "
+            "file (as Google Drive does when a file's quota is used up); delete it and download "
+            "again later, or by hand"
         )
     if path.suffix not in (".safetensors", *PICKLES):
         raise CheckpointError(
-            f"checkpoint {path} is of an unknown format; known: .safetensors, {', '.join(PICKLES)}"
+            f"checkpoint {path} has an unknown format; known: .safetensors, {', '.join(PICKLES)}"
         )
     recorded_sha256(path)
     try:
@@ -130,7 +130,7 @@ def _read_file(path: Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor],
         with open(path, "rb") as file:
             zipped = zipfile.is_zipfile(file) or (file.seek(0) == 0 and file.read(2) == b"PK")
         if zipped and provenance(path) is None:
-            check_zip(path)  # torch does not look at the checksums
+            check_zip(path)  # torch does not verify checksums
         content = _read_pickle(path)
     except CheckpointError:
         raise
@@ -171,13 +171,13 @@ def _read_safetensors(path: Path, ema: bool, dtype, device) -> tuple[dict[str, T
             else None
             for name, entry in slices.items()
         }
-        # Read, not mapped: a cast leaves nothing of the original in memory.
+        # Read, not mapped, so that a cast leaves none of the original in memory.
         state = _cast_all(shapes, lambda name: file.get_tensor(names[name]), dtype, device, path)
     return state, _with_prefix(Source(None, None), prefix)
 
 
 def _with_prefix(source: Source, prefix: str | None) -> Source:
-    """Where weights were whose names had a prefix of averages."""
+    """``source`` extended by the prefix of the averages, if any."""
     if prefix is None:
         return source
     return Source(f"{source.key}.{prefix}" if source.key else prefix, True)
@@ -190,10 +190,10 @@ def _cast_all(
     device: torch.device | str,
     path: Path,
 ) -> dict[str, Tensor]:
-    """Every entry that ``read`` gives, placed; ``shapes`` has those of the ones to be cast.
+    """Read and place every entry; ``shapes`` has the shape of each entry to be cast, else None.
 
-    Casts get their places first. What is read and freed entry by entry then leaves no holes
-    between them, and the peak of memory is hardly more than the result.
+    Casts are allocated first: reading and freeing entry by entry then leaves no holes between them,
+    and peak memory hardly exceeds the result.
     """
     places = {
         name: torch.empty(shape, dtype=dtype, device=device)
@@ -241,13 +241,13 @@ def _without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
     found = {_WRAPPERS.sub("", name): value for name, value in state.items()}
     if len(found) < len(state):
         raise CheckpointError(
-            f"checkpoint {path} has weights twice, wrapped and as they are; store one of both"
+            f"checkpoint {path} has weights twice, wrapped and plain; store only one of both"
         )
     return found
 
 
 def _without_prefix(state: dict[str, Tensor], anchor: str) -> dict[str, Tensor]:
-    """Names without a prefix that all share, such as ``module.``, known by one expected name."""
+    """Names without their common prefix such as ``module.``, found by one expected name."""
     found = [name for name in state if name.endswith(f".{anchor}")]
     if anchor in state or len(found) != 1:
         return state

@@ -17,7 +17,7 @@ class Classes:
         imagenet: their numbers among ImageNet's 1000, or empty.
 
     Raises:
-        InputError: if the names or numbers are not as many as the classes.
+        InputError: if there are not ``count`` different names or numbers.
     """
 
     count: int
@@ -33,18 +33,18 @@ class Classes:
                 )
 
     def name(self, index: int) -> str:
-        """What to call a class; its number if it has no name."""
+        """The name of a class, or its number if it has none."""
         return self.names[index] if self.names else str(index)
 
     def indices(self, labels: Sequence[int | str]) -> list[int]:
         """Classes as numbers.
 
         Args:
-            labels: numbers of ours, ImageNet's numbers where we have them (they are other ones, or
-                mean the same class), or names in any case.
+            labels: the zoo's numbers, ImageNet's if known (the two never clash), or names in any
+                case.
 
         Raises:
-            InputError: for what is no class, listing the classes.
+            InputError: for an unknown class, listing the known ones.
         """
         by_name = {name.lower(): index for index, name in enumerate(self.names)}
         known = {number: index for index, number in enumerate(self.imagenet)}
@@ -54,7 +54,7 @@ class Classes:
         wrong = [label for label, key in zip(labels, keys, strict=True) if key not in known]
         if wrong:
             raise InputError(
-                f"labels {wrong} are no classes of this zoo; its classes are {self._listed()}"
+                f"labels {wrong} are not classes of this zoo; its classes are {self._listed()}"
             )
         return [known[key] for key in keys]
 

@@ -81,8 +81,8 @@ class ResNetClassifier(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) uint8 -> penultimate features (N, widths[-1]) and logits (N, classes).
 
-        In evaluation mode the features are the mean of the photograph's and of its mirror's, which
-        are the same class.
+        In evaluation mode, the features are the mean over the photograph and its mirror image,
+        which show the same class.
         """
         x = images.to(self.trunk.fc.weight.dtype) / 127.5 - 1
         features = self._features(x)
@@ -94,7 +94,7 @@ class ResNetClassifier(nn.Module):
         return self.trunk.forward_head(self.trunk.forward_features(x), pre_logits=True)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """How differently the first three stages see two batches of images, a perceptual loss.
+        """Perceptual distance of two batches of images, by features of the first three stages.
 
         At every position the channels are scaled to unit length and compared by their squared
         distance (Zhang et al. 2018, LPIPS, without learned weights).

@@ -5,28 +5,28 @@ import time
 import torch
 from torch import Tensor, nn
 
-# Inductor's settings by device type. Weights are constants (freezing), so that a CPU's matrix
-# products take them packed, with what follows fused in; a GPU is launched as one CUDA graph.
+# Inductor's settings by device type. On a CPU, frozen weights allow packed matrix products with
+# fused epilogues; on a GPU, a call is one CUDA graph.
 _SETTINGS = {"cpu": {"freezing": True}, "cuda": {"triton.cudagraphs": True}}
 
 
 class CompileError(RuntimeError):
-    """A network could not be compiled here; it is as it was before."""
+    """A network could not be compiled; it is unchanged."""
 
 
 @torch.no_grad()
 def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
     """Compile ``module.forward`` for the shapes of ``arguments``, in place.
 
-    Weights must not change afterwards. Called again with other shapes, those are compiled as well.
+    Weights must not change afterwards. A call with other shapes compiles those as well.
 
     Args:
-        module: in evaluation mode; from now on to be called without gradients.
-        arguments: of a call, with which it is called once.
+        module: in evaluation mode; afterwards it must be called without gradients.
+        arguments: of the first call, which is made here.
 
     Returns:
-        Seconds of that first call: little if an earlier process left its results in the cache (the
-        folder TORCHINDUCTOR_CACHE_DIR), 0 if this process has compiled it before.
+        Seconds of that call: few if an earlier process filled the cache (the folder
+        TORCHINDUCTOR_CACHE_DIR), 0 if this process has already compiled these shapes.
 
     Raises:
         CompileError: if there is no compiler (a CPU needs a C++ compiler) or it fails.
@@ -43,10 +43,10 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
         return 0.0
     if "forward" not in vars(module):
         run = torch.compile(module.forward, dynamic=False)
-        # The next call of a CUDA graph overwrites its result, which samplers may keep for longer.
+        # The next call of a CUDA graph overwrites its result, which samplers may still need.
         module.forward = (lambda *inputs: run(*inputs).clone()) if device == "cuda" else run
     try:
-        # Not as options of torch.compile: the tracer asks the configuration itself about freezing.
+        # Not as options of torch.compile: the tracer reads freezing from the configuration.
         with config.patch(_SETTINGS.get(device, {})):
             module(*arguments)
     except TorchDynamoException as error:

@@ -1,4 +1,4 @@
-"""What one evaluation of a denoiser costs."""
+"""Cost of one network call of a denoiser."""
 
 import math
 import weakref
@@ -32,15 +32,15 @@ def macs(denoiser: nn.Module) -> int:
 
 
 def _linear_flops(x_shape, weight_shape, *_, **__) -> int:
-    """Of a product that ``models.transformer.linear_gelu`` fuses, which the counter knows not."""
+    """FLOPs of the product fused by ``models.transformer.linear_gelu``, unknown to the counter."""
     return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 @torch.no_grad()
 def activation_bytes(skeleton: nn.Module) -> int:
-    """The most bytes that are alive at once in one forward at batch 1, beside the weights.
+    """Peak bytes alive during one forward at batch 1, without the weights.
 
-    Attention scores count, which fused attention does not store.
+    Attention scores are counted, although fused attention does not store them.
 
     Args:
         skeleton: a denoiser on the meta device, in the precision it is run in.
@@ -54,7 +54,7 @@ def activation_bytes(skeleton: nn.Module) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of what is made inside while it is alive."""
+    """Counts the live bytes of the tensors created inside it."""
 
     def __init__(self):
         super().__init__()

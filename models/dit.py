@@ -164,7 +164,7 @@ class DiT(nn.Module):
 
         Args:
             x: (B, C, H, W) noisy latents.
-            t: (B,) timesteps in [0, 1000), integer or fractional; or (1,), that of all.
+            t: (B,) timesteps in [0, 1000), integer or fractional; or (1,), shared by all.
             y: (B,) int64 labels in [0, num_classes]; num_classes is the null class.
 
         Returns:
@@ -177,11 +177,11 @@ class DiT(nn.Module):
         return self._unpatchify(self.final_layer(x_BND, c_BD)).to(x.dtype)
 
     def position_table(self) -> Tensor:
-        """(1, N, D) float32: what ``pos_embed`` is, fixed."""
+        """(1, N, D) float32: the fixed values of ``pos_embed``."""
         return torch.from_numpy(position_table(self.width, *self.grid)).float().unsqueeze(0)
 
     def native_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in DiT's or in diffusers' layout -> in DiT's."""
+        """A state dict in DiT's or diffusers' layout -> DiT's layout."""
         if "transformer_blocks.0.attn1.to_q.weight" not in state:
             return state
         state = dit_from_diffusers(state, len(self.blocks))
@@ -203,8 +203,8 @@ def timestep_sinusoid(
 ) -> Tensor:
     """(B,) timesteps -> (B, width) float32 sinusoids, cosines first (DiT, ADM, LDM, U-ViT).
 
-    The exponents are rounded to float32 as in the references. Of them the exponential is taken in
-    float64: in float32 it differs by machine, which the timestep multiplies by up to 1000.
+    The exponents are rounded to float32 as in the references. The exponential is computed in
+    float64: in float32 it differs between machines, and the timestep multiplies that by up to 1000.
     """
     half = width // 2
     indices = torch.arange(half, dtype=torch.float32, device=t.device)

@@ -1,7 +1,7 @@
 """Transfers of published files.
 
-A file gets its name when it is whole and its checksum is right; the checksum is recorded beside it.
-Interrupted, the next call goes on where it stopped.
+A file gets its name once it is complete and its checksum matches; the checksum is recorded beside
+it. After an interruption, the next call resumes.
 """
 
 import json
@@ -24,30 +24,30 @@ TIMEOUT = 60  # seconds without an answer
 
 
 class DownloadError(Exception):
-    """A URL did not give the file; the message says what it gave."""
+    """A URL did not return the file; the message says what it returned."""
 
 
 def get(file: PublishedFile) -> str:
-    """Make sure that ``file`` is there and right; return what was done.
+    """Make sure that ``file`` exists and is correct; return what was done.
 
     Raises:
-        DownloadError: if no URL gives it, naming them all.
+        DownloadError: if every URL fails, naming them all.
     """
     state = file.state()
     if state == "present":
-        return "is there"
+        return "already exists"
     if state == "unverified":
         _record(file, url=None)
-        return "was there; its checksum is recorded"
+        return "already existed; its checksum is recorded"
     problems = []
     for url in file.urls:
-        # A name of its own for every mirror: what one began, another must not go on with.
+        # One partial file per mirror: a transfer must not resume from another mirror's bytes.
         part = file.path.with_name(f".{file.path.name}.{zlib.crc32(url.encode()):08x}.part")
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             _transfer(url, part)
             _accept(file, part)
-        except Exception as error:  # each way of transfer has errors of its own
+        except Exception as error:  # each kind of transfer has its own errors
             problems.append(f"{url} ({type(error).__name__}: {error})")
             continue
         _record(file, url)
@@ -56,7 +56,7 @@ def get(file: PublishedFile) -> str:
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Complete ``part``, going on with what is there."""
+    """Complete ``part``, resuming from its existing bytes."""
     host = urlsplit(url).hostname
     if host == "drive.google.com":
         _from_drive(url, part)
@@ -76,7 +76,7 @@ def _from_http(url: str, part: Path) -> None:
             return
         raise
     with response:
-        if response.status != 206:  # the host sends all of it again
+        if response.status != 206:  # the host sends the whole file again
             done = 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
@@ -88,7 +88,9 @@ def _from_http(url: str, part: Path) -> None:
                 out.write(block)
                 bar.update(len(block))
     if total is not None and part.stat().st_size != total:
-        raise DownloadError(f"{part.stat().st_size} of {total} bytes came; run it again to go on")
+        raise DownloadError(
+            f"{part.stat().st_size} of {total} bytes received; run it again to resume"
+        )
 
 
 def _from_drive(url: str, part: Path) -> None:
@@ -111,7 +113,7 @@ def _from_hub(url: str, part: Path) -> None:
 
 
 def _accept(file: PublishedFile, part: Path) -> None:
-    """Give a complete ``part`` its name if it is what it should be; else remove it."""
+    """Rename a complete ``part`` to the file's name if it is correct, else remove it."""
     try:
         with open(part, "rb") as content:
             if content.read(64).lstrip()[:1] == b"<":

@@ -1,4 +1,4 @@
-"""What a user did wrong, said so that it can be mended."""
+"""Mistakes of users, reported so that they can be fixed."""
 
 
 class InputError(ValueError):
@@ -10,9 +10,9 @@ class InputError(ValueError):
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether an error is no bug: of input, the system, weights or precision.
+    """Whether an error is due to input, the system, weights or precision, not to a bug.
 
-    An ``OSError`` without a number is a library's own and no answer of the system.
+    An ``OSError`` without a number comes from a library, not from the system.
     """
     if isinstance(error, OSError):
         return error.errno is not None

@@ -1,4 +1,4 @@
-"""Files: hashes, writing whole or not at all, JSON and zip files that are checked when read."""
+"""Files: hashes, atomic writes, and checked reading of JSON and zip files."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from models.errors import InputError
 
-# What file systems answer to what they do not have: FAT, FUSE, object stores, some NFS mounts.
+# Errors of file systems that lack an operation: FAT, FUSE, object stores, some NFS mounts.
 _UNKNOWN = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -25,7 +25,7 @@ def sha256_of(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def where_known() -> Iterator[None]:
-    """A block of chmod, fsync or link that is left out on file systems without it."""
+    """Ignore failures of chmod, fsync or link on file systems that lack them."""
     try:
         yield
     except OSError as error:
@@ -40,7 +40,7 @@ def beside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A name to write to; ``path`` then holds all of it or does not change, even if killed."""
+    """A temporary file that replaces ``path`` as a whole or not at all, even if killed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(path)
@@ -49,7 +49,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode
         yield temporary
         with where_known():
-            temporary.chmod(mode)  # as the umask has it; safetensors lets nobody else read
+            temporary.chmod(mode)  # as the umask says; safetensors hides it from other users
         with open(temporary, "rb+") as file, where_known():
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -59,16 +59,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds all of it or does not change, even if killed."""
+    """Write ``data`` to ``path`` as a whole or not at all, even if killed."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:
-    """Write ``data`` to ``path`` unless it is there; whether this process did.
+    """Write ``data`` to ``path`` unless it exists; return whether this process wrote it.
 
-    Of many at once one succeeds. The others find the file whole, but on file systems without hard
-    links they may find it empty for a moment.
+    Of concurrent callers, one succeeds. The others find the file complete or, on file systems
+    without hard links, possibly empty for a moment.
     """
     temporary = beside(path)
     try:
@@ -95,20 +95,20 @@ def writing(path: str | Path, setting: str | None = None) -> Iterator[None]:
     """Turn a full disk, a quota or missing rights into one InputError that says what to do.
 
     Args:
-        setting: the one that ``path`` is of, for the message.
+        setting: the setting that names ``path``, for the message.
     """
     try:
         yield
     except OSError as error:
         name = f"{setting}={path}" if setting else path
         raise InputError(
-            f"{name} cannot be written to: {error.strerror or error}; make room, mend the folder, "
+            f"{name} cannot be written to: {error.strerror or error}; make room, fix the folder, "
             "or choose another"
         ) from error
 
 
 def check_writable(folder: str | Path, setting: str) -> None:
-    """Refuse a folder that nothing can be written to; it need not exist, and is not made.
+    """Refuse a folder that cannot be written to; it need not exist and is not created.
 
     Raises:
         InputError: naming ``setting`` and the reason.
@@ -125,37 +125,37 @@ def read_json(path: str | Path) -> object:
     """The content of a JSON file.
 
     Raises:
-        InputError: if it is damaged, or holds NaN or an infinity, which JSON has not.
+        InputError: if it is damaged, or holds NaN or an infinity, which JSON lacks.
     """
     try:
         return json.loads(Path(path).read_bytes(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is damaged, it is no JSON ({error}); restore it or move it away"
+            f"{path} is damaged, it is not JSON ({error}); restore it or move it away"
         ) from error
 
 
 def is_web_page(path: str | Path) -> bool:
-    """Whether a file is what a host sends in place of it, such as Google Drive's quota notice."""
+    """Whether a file is a web page sent in its place, such as Google Drive's quota notice."""
     with open(path, "rb") as file:
         start = file.read(64).lstrip().lower()
     return start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
 
 
 def _no_number(constant: str) -> None:
-    raise ValueError(f"it holds {constant}, which is no number")
+    raise ValueError(f"it holds {constant}, which is not a finite number")
 
 
 def check_zip(path: str | Path) -> None:
-    """Compare every member of a zip file with its checksum; not all who read them do.
+    """Compare every member of a zip file with its checksum; not every reader does.
 
     Raises:
-        InputError: if one differs, or the file is no zip file from its first byte on.
+        InputError: if one differs, or the file is not a zip file from its first byte on.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if min((info.header_offset for info in archive.infolist()), default=0):
-                raise zipfile.BadZipFile("something was put before its beginning")
+                raise zipfile.BadZipFile("other bytes precede its beginning")
             damaged = archive.testzip()
     except Exception as error:  # zipfile raises a dozen kinds on damaged bytes
         raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error

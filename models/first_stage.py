@@ -1,7 +1,7 @@
 """First stages: images to latents and back.
 
-diffusers is imported where an autoencoder is made: it takes longer to import than torch, and most
-commands need no first stage.
+diffusers is imported where an autoencoder is created: it takes longer to import than torch, and
+most commands need no first stage.
 """
 
 import torch
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from models.adapters import autoencoder_state
 from models.errors import InputError
 
-# Decoded at once; a decoder's activations take about 1 kB a pixel in float32.
+# Decoded at once; a decoder's activations take about 1 kB per pixel in float32.
 DECODED_PIXELS = 2**19
 
 
 class FirstStage(nn.Module):
-    """An autoencoder of diffusers with the latents' scale.
+    """A diffusers autoencoder and the scale of its latents.
 
     Args:
         autoencoder: the network.
         scale: latents = scale * autoencoder's latents, so that they have about unit variance.
         rounding: how decoded images become uint8; see ``to_uint8``.
-        patch_size: the network sees every square of so many pixels a side as one with all their
-            values as channels (pixel unshuffle), which spares a CPU the maps of full size.
+        patch_size: side of the pixel squares that become one position with all values as channels
+            (pixel unshuffle), which saves a CPU the full-size feature maps.
     """
 
     def __init__(self, autoencoder: nn.Module, scale: float, rounding: str, patch_size: int = 1):
@@ -35,7 +35,7 @@ class FirstStage(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels a side for one latent."""
+        """Pixels per latent along each side."""
         return self.patch_size * 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
 
     def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -48,8 +48,8 @@ class FirstStage(nn.Module):
         """(B, C, H, W) uint8 images -> (B, c, h, w) latents.
 
         Args:
-            noise: (B, c, h, w) standard normal, for a sample of the posterior where there is one;
-                None: its mean.
+            noise: (B, c, h, w) standard normal, to sample the posterior if there is one; None takes
+                its mean.
         """
         return self.latents(to_unit_range(images), noise)
 

@@ -1,6 +1,6 @@
-"""Npz files from outside: an array is read as it was stored, or refused by one kind of error.
+"""Untrusted npz files: an array is read exactly as stored, or refused with one kind of error.
 
-numpy and zipfile raise a dozen kinds on damaged bytes, and take some damage for content.
+numpy and zipfile raise a dozen kinds on damaged bytes, and read some damage as content.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _HEADERS = {
 
 
 class NpzError(InputError):
-    """An npz file is damaged, or has not what is wanted; the message names file and array."""
+    """An npz file is damaged or lacks an array; the message names both."""
 
 
 class Layout(NamedTuple):
@@ -34,15 +34,15 @@ class Layout(NamedTuple):
 
 
 class Npz:
-    """An npz file, opened for every question anew.
+    """An npz file, opened anew for every call.
 
     Args:
-        file: where it is, or its bytes.
-        name: what messages call it; default: ``file``.
+        file: its path, or an open binary file.
+        name: its name in messages; default: ``file``.
 
     Raises (every method):
-        NpzError: if the file is damaged, or the array missing, pickled, or not as long as its
-            header says.
+        NpzError: if the file is damaged, or the array is missing, pickled, or of another size than
+            its header says.
         FileNotFoundError, PermissionError: as ``open`` does.
     """
 
@@ -50,17 +50,17 @@ class Npz:
         self.file, self.name = file, name or file
 
     def names(self) -> list[str]:
-        """The arrays that it has."""
+        """The names of its arrays."""
         with self._refusing(), zipfile.ZipFile(self.file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
 
     def layout(self, array: str) -> Layout:
-        """How an array lies, without its values."""
+        """Shape, order and type of an array, without reading its values."""
         with self._values(array) as (_, layout):
             return layout
 
     def read(self, array: str) -> np.ndarray:
-        """An array as a whole, compared with its checksum."""
+        """A whole array, compared with its checksum."""
         with self._values(array) as (member, layout):
             values = np.frombuffer(member.read(), layout.dtype)
             return values.reshape(layout.shape, order="F" if layout.fortran else "C")
@@ -68,7 +68,7 @@ class Npz:
     def rows(self, array: str, start: int, stop: int, step: int) -> Iterator[np.ndarray]:
         """Rows [start, stop) of an array in C order, at most ``step`` at a time.
 
-        They are compared with the checksum only if they are all: see ``check``.
+        The checksum is compared only if these are all rows; see ``check``.
         """
         with self._values(array) as (member, layout):
             size = math.prod(layout.shape[1:]) * layout.dtype.itemsize
@@ -117,9 +117,9 @@ class Npz:
         except Exception as error:
             if isinstance(self.file, str | Path) and is_web_page(self.file):
                 raise NpzError(
-                    f"{self.name} is a web page, no npz file: the host answered with a page of its "
-                    "own; delete it and download it again"
+                    f"{self.name} is a web page, not an npz file: the host sent a page instead of "
+                    "the file; delete it and download it again"
                 ) from error
             raise NpzError(
-                f"{self.name} is no npz file, truncated or damaged: {error}; get another copy"
+                f"{self.name} is not an npz file, or is damaged: {error}; get another copy"
             ) from error

@@ -61,7 +61,7 @@ def read_pickle(path: str | Path) -> object:
     """The content of a PyTorch zip file; tensors are mapped copy-on-write, the rest is inert.
 
     Raises:
-        pickle.UnpicklingError: if the file is no such zip, or is damaged.
+        pickle.UnpicklingError: if the file is not such a zip, or is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
@@ -100,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
             return _DTYPES[name]
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        # Functions of their own on every call: a file may set attributes of what it is given.
+        # New functions on every call: a file may set attributes of what it is given.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda data, offset, size, stride, *_: data.as_strided(size, stride, offset)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):

@@ -1,11 +1,11 @@
 """Transformers that multiply in eight bits: faster where the hardware has it, for a little error.
 
 Weights are scaled per output channel, activations per token and call, both symmetrically (dynamic
-quantisation). Only the products of attention's projections and of the MLPs are: what is before,
-after and between them, and the conditioning, stays in the network's precision.
+quantisation). Only the products of the attention projections and the MLPs are quantised; everything
+else, the conditioning included, stays in the network's precision.
 
-Written here because the library for it, torchao, makes every import of diffusers slower where it is
-installed, and the two do not fit one another.
+torchao is not used: where it is installed, every import of diffusers is slower, and the two are
+incompatible.
 """
 
 import torch
@@ -21,15 +21,15 @@ QUANTISATIONS = tuple(_TYPES)
 def quantise(network: nn.Module, quantisation: str) -> None:
     """Replace the large linear layers of a transformer, in place.
 
-    It pays when the network is compiled; uncompiled, scaling takes what the products save.
+    It pays off only in compiled networks: uncompiled, scaling costs what the products save.
 
     Args:
         network: a DiT or U-ViT, on its device.
         quantisation: ``int8`` or ``fp8`` (e4m3; GPUs of CUDA capability 8.9 and later).
 
     Raises:
-        InputError: for another one, for fp8 where the device cannot multiply it, and for a network
-            without such layers.
+        InputError: for an unknown quantisation, for fp8 on a device that cannot multiply it, and
+            for a network without such layers.
     """
     if quantisation not in QUANTISATIONS:
         raise InputError(
@@ -45,8 +45,8 @@ def quantise(network: nn.Module, quantisation: str) -> None:
     parts = [module for module in network.modules() if isinstance(module, Attention | Mlp)]
     if not parts:
         raise InputError(
-            f"quantisation={quantisation} is for transformers, {type(network).__name__} is none; "
-            "use quantisation=null"
+            f"quantisation={quantisation} is for transformers, {type(network).__name__} is not "
+            "one; use quantisation=null"
         )
     for part in parts:
         for name, layer in list(part.named_children()):
@@ -55,10 +55,10 @@ def quantise(network: nn.Module, quantisation: str) -> None:
 
 
 class EightBitLinear(nn.Module):
-    """A linear layer whose product is one of int8 (summed in int32) or of fp8 values.
+    """A linear layer that multiplies int8 values (summed in int32) or fp8 values.
 
     Args:
-        layer: the layer it stands for.
+        layer: the layer it replaces.
         dtype: of the values, ``torch.int8`` or ``torch.float8_e4m3fn``.
     """
 

@@ -1,4 +1,4 @@
-"""What a denoiser tells the rest of the house about itself."""
+"""The facts about a denoiser that the rest of the code needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from models.errors import InputError
 
 @dataclass(frozen=True)
 class DenoiserSpec:
-    """Facts that sampling needs and that a network cannot be asked for by calling it.
+    """Facts that sampling needs and that calling a network does not reveal.
 
     Attributes:
         latent_shape: (C, H, W) of the latents that the denoiser takes.
@@ -20,11 +20,11 @@ class DenoiserSpec:
         learn_sigma: True if C more output channels hold variance logits v in about [-1, 1]
             (Nichol & Dhariwal 2021, eq. 15).
         schedule: name of the noise schedule it was trained on (see ``samplers.NoiseSchedule``).
-        fractional_timesteps: False if it may be called at whole timesteps only.
+        fractional_timesteps: False if it takes integer timesteps only.
         timestep_offset: the network is called with index + offset for an index 0..T-1 of its
             schedule; U-ViT's latent recipe counts 1..T.
-        label_width: D if it takes (B, D) label embeddings in the place of labels, and makes them
-            with ``embed_labels(y)``; else None.
+        label_width: D if it also takes (B, D) label embeddings instead of labels, as
+            ``embed_labels(y)`` returns them; else None.
         latent_space: name of the first stage whose latents it was trained on, its scale included
             (``sd-vae``: scaled by 0.18215); None for a zoo with a first stage of its own.
     """
@@ -41,7 +41,7 @@ class DenoiserSpec:
     latent_space: str | None = None
 
 
-# Predictions that follow from one another and the state at known noise (Salimans & Ho 2022).
+# Predictions that convert into one another given the state and its noise (Salimans & Ho 2022).
 CONVERTIBLE = ("epsilon", "x0", "v", "velocity")
 
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Whether the CPU multiplies tiles of bf16; asked once, as what it is decides and never a timing:
-# all ranks and restarts on one kind of machine must agree to the bit.
+# Whether the CPU multiplies tiles of bf16. Decided by the CPU's features and never by a timing: all
+# ranks and restarts on one kind of machine must agree to the bit.
 AMX = torch.cpu._is_amx_tile_supported()
 FUSED_BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
@@ -49,17 +49,18 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        # Strides stay through all residual sums: every layer norm would copy transposed tokens.
+        # Strides persist through all residual sums: every layer norm would copy transposed tokens.
         return self.proj(x_BCHW).flatten(2).transpose(1, 2).contiguous()
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v of (B, heads, N, d) queries, keys and values.
 
-    torch's fused attention, but for half precision on some CPUs. Without AMX it multiplies at a
-    quarter of the rate of a batched product, which more than pays for writing the scores out; with
-    AMX it is the faster one by 10 to 35 %. Its gradient is slow on both: 42 % of a training step of
-    imagenette64's DiT-XL, where products and softmax take 10 % with the forward pass.
+    torch's fused attention, except for half precision on some CPUs. Without AMX it runs at a
+    quarter of the rate of a batched product, which is faster although it stores the scores; with
+    AMX, fused attention is faster by 10 to 35 %. Its gradient is slow on both: it takes 42 % of a
+    training step of imagenette64's DiT-XL, while products and softmax take 10 %, forward pass
+    included.
     """
     half_on_cpu = q.device.type == "cpu" and q.dtype.itemsize == 2
     if not half_on_cpu or (AMX and not torch.is_grad_enabled()):
@@ -73,7 +74,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def linear_gelu(linear: nn.Module, gelu: nn.GELU, x: Tensor) -> Tensor:
-    """``gelu(linear(x))``, in one oneDNN product in bf16 on CPUs, as compiled networks have it.
+    """``gelu(linear(x))``, fused into one oneDNN product in bf16 on CPUs, as in compiled networks.
 
     torch's own tanh-GELU of bf16 takes three times as long as the product before it.
     """

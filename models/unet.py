@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
         q = heads(self.to_q(x_BND))
         k, v = heads(self.to_k(context_BKD)), heads(self.to_v(context_BKD))
-        if context_BKD.shape[1] == 1:  # a class: the values are spread, not multiplied
+        if context_BKD.shape[1] == 1:  # a class: the values are broadcast, not multiplied
             scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
             mixed = scores.softmax(dim=-1) * v
         else:
@@ -150,7 +150,7 @@ class Upsample(nn.Module):
 
 
 class Layers(nn.Sequential):
-    """Layers in a row, each given what it takes."""
+    """A sequence of layers, each called with the arguments it takes."""
 
     def forward(
         self, x_BCHW: Tensor, time_BD: Tensor, context_BKD: Tensor, size: torch.Size
@@ -264,8 +264,8 @@ class LDM(nn.Module):
         attention_resolutions: downsampling factors at which spatial transformers are used.
         num_head_channels: channels of an attention head; None: one head.
         context_width: width of the class embedding.
-        norm_groups: groups of every group norm. Published networks have 32; narrow ones need fewer,
-            as with one channel a group nothing but its pattern is left of a feature map.
+        norm_groups: groups of every group norm. Published networks have 32; narrow ones need fewer:
+            with one channel per group, a feature map loses its mean and scale.
         num_classes: real classes.
         null_class: one more label row, trained as "no class". Without it, as in the paper's
             weights, guidance needs random embeddings (``Guidance.guide``).
@@ -327,7 +327,7 @@ class LDM(nn.Module):
 
         Args:
             x: (B, C, H, W) noisy latents.
-            t: (B,) timesteps in [0, 1000), integer or fractional; or (1,), that of all.
+            t: (B,) timesteps in [0, 1000), integer or fractional; or (1,), shared by all.
             y: (B,) int64 labels in [0, num_classes], num_classes the null class, if any; or
                 (B, context_width) embeddings of them.
 
@@ -340,7 +340,7 @@ class LDM(nn.Module):
         return unet(x.to(weight.dtype), t, embedding_BD.unsqueeze(1)).to(x.dtype)
 
     def embed_labels(self, y: Tensor) -> Tensor:
-        """(B,) int64 labels -> (B, context_width), the class as the U-Net is told it."""
+        """(B,) int64 labels -> (B, context_width) class embeddings, the U-Net's context."""
         return self.cond_stage_model["embedding"](y)
 
     @staticmethod

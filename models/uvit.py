@@ -119,8 +119,8 @@ class UViT(nn.Module):
 
         Args:
             x: (B, C, H, W) noisy latents.
-            t: (B,) timesteps, or (1,), that of all; fractional allowed, as the weights were
-                trained: the index of the schedule plus ``spec.timestep_offset``.
+            t: (B,) timesteps, or (1,), shared by all; fractional allowed; as in training, the index
+                of the schedule plus ``spec.timestep_offset``.
             y: (B,) int64 labels in [0, num_classes]; num_classes is the null class, if any.
 
         Returns:
@@ -158,8 +158,8 @@ SIZES = {
 # Models trained with the continuous VP SDE (beta 0.1 .. 20), called with 999 t: its discretisation
 # is DDPM's linear schedule.
 _CONTINUOUS = dict(schedule="ddpm-linear", timestep_offset=0)
-# The latent ImageNet 256 models; published are L and H, and of those L is a continuous one and H
-# alone has no last convolution.
+# The latent ImageNet 256 models. L and H are published; L is a continuous-time model, and only H
+# has no last convolution.
 CONFIGURATIONS = {
     **{f"U-ViT-{size}/2": dict(**SIZES[size], latent_space="sd-vae") for size in ("S", "M")},
     "U-ViT-L/2": dict(**SIZES["L"], **_CONTINUOUS, latent_space="sd-vae"),

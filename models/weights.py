@@ -23,7 +23,7 @@ def save_checkpoint(module: nn.Module, path: str | Path, provenance: dict) -> No
     Args:
         module: floating-point entries are stored as float16, others as they are.
         path: ends in ``.safetensors``.
-        provenance: facts about the making; the weights' SHA-256 is added.
+        provenance: facts about how they were made; the weights' SHA-256 is added.
     """
     state = {
         name: value.to(torch.float16) if value.is_floating_point() else value
@@ -48,10 +48,10 @@ def record_path(path: str | Path) -> Path:
 
 
 def provenance(path: str | Path) -> dict | None:
-    """The provenance record of a file, which has its ``sha256``.
+    """The provenance record of a file, including its ``sha256``; None if there is none.
 
-    None if there is none. JSON that others keep beside weights, such as a network's sizes, is none,
-    and neither is the record of a file of the same stem and another suffix.
+    Other JSON beside weights, such as a network's sizes, does not count, nor does the record of a
+    file with the same stem and another suffix.
 
     Raises:
         CheckpointError: if it is damaged.
@@ -68,17 +68,17 @@ def provenance(path: str | Path) -> dict | None:
     file = str(content.get("file", Path(path).name))
     if not re.fullmatch("[0-9a-f]{64}", str(content["sha256"])):
         raise CheckpointError(
-            f"{record} is damaged: its sha256 is none; restore it, or move it away to use "
+            f"{record} is damaged: its sha256 is not a hash; restore it, or move it away to use "
             f"{Path(path).name} unchecked"
         )
     return content if Path(file).suffix == Path(path).suffix else None
 
 
 def weights_files(path: str | Path) -> dict[Path, list[str] | None]:
-    """The files of weights that ``path`` is, names in an index, or holds as a folder of diffusers.
+    """The weight files of ``path``: itself, those of an index, or those in a diffusers folder.
 
     Returns:
-        file -> the weights that an index says it has, or None without an index.
+        file -> the weights that an index lists for it, or None without an index.
 
     Raises:
         CheckpointError: if there are none, or an index is damaged or names files that are missing.
@@ -110,13 +110,13 @@ def _indexed(index: Path) -> dict[Path, list[str] | None]:
     except InputError as error:
         raise CheckpointError(str(error)) from error
     placed = content.get("weight_map") if isinstance(content, dict) else None
-    # A plain name: an index from outside has no business in other folders.
+    # Plain names only: an untrusted index must not reach into other folders.
     if (
         not isinstance(placed, dict)
         or not placed
         or any(type(name) is not str or Path(name).name != name for name in placed.values())
     ):
-        raise CheckpointError(f"{index} is no index: its weight_map must give each weight a file")
+        raise CheckpointError(f"{index} is not an index: its weight_map must map weights to files")
     files: dict[Path, list[str] | None] = {}
     for weight, name in sorted(placed.items(), key=lambda pair: pair[1]):
         files.setdefault(index.parent / name, []).append(weight)
@@ -129,7 +129,7 @@ def _indexed(index: Path) -> dict[Path, list[str] | None]:
 def recorded_sha256(path: str | Path) -> str:
     """SHA-256 of a checkpoint, checked against the provenance record beside it if there is one.
 
-    Of several files it is the hash of theirs.
+    For several files, it is the hash of their hashes.
 
     Raises:
         CheckpointError: if a file is missing or differs from its record.

@@ -26,17 +26,17 @@ CARDS = ROOT / "configs" / "zoo"
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file that a card says where to get.
+    """A published file that a zoo's card lists.
 
     Attributes:
         name: its key in the card.
-        path: where it belongs.
+        path: where it is stored.
         urls: where it comes from, mirrors last.
-        size: about how large it is, for people; None if nobody says.
-        sha256: as published, or None: then as recorded when it was first downloaded.
+        size: its approximate size as text; None if unknown.
+        sha256: as published; None: as recorded at the first download.
         licence: of the file.
-        member: the file's name in the zip that the URLs give.
-        ema: take averaged weights where the file has both.
+        member: the file's name in the zip at the URLs.
+        ema: take the averaged weights if the file has both.
     """
 
     name: str
@@ -61,8 +61,8 @@ class PublishedFile:
         return "present" if sha256_of(self.path) == expected else "bad checksum"
 
     def how_to_get(self, zoo: str) -> str:
-        """What to do if it is not there."""
-        inside = f" (of it {self.member})" if self.member else ""
+        """What to do if it is missing."""
+        inside = f" (its member {self.member})" if self.member else ""
         return (
             f"run python -m scripts.download zoo={zoo}, or fetch {self.urls[0]}{inside} "
             f"and put it at {self.path}"
@@ -70,7 +70,7 @@ class PublishedFile:
 
 
 class Zoo:
-    """The networks of a zoo's card; each is loaded when it is first asked for.
+    """The networks of a zoo's card; each is loaded on first use.
 
     Args:
         card: the contents of ``configs/zoo/NAME.yaml``.
@@ -82,7 +82,7 @@ class Zoo:
 
     Attributes:
         denoisers: mapping name -> denoiser; those of one family are ordered by cost.
-        default_denoisers: names that an allocation takes when it is told none, ordered by cost.
+        default_denoisers: the names that an allocation uses by default, ordered by cost.
         specs: mapping name -> spec of the denoiser, known from the card alone.
         first_stage: images <-> latents, the network that ``decoder`` names.
         files: mapping key -> ``PublishedFile``; empty for a zoo that is shipped.
@@ -91,8 +91,8 @@ class Zoo:
         unconditional: how its denoisers are told "no class"; see ``samplers.Guidance.guide``.
 
     Raises:
-        InputError: if the card's denoisers cannot be stitched, or it has no preview; nothing is
-            loaded then.
+        InputError: if the card's denoisers cannot be stitched, or it lacks the chosen decoder;
+            nothing is loaded then.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Zoo:
         key = self._entry(name).get("file", name)
         if not self.files:
             path = ROOT / self.card.checkpoints / f"{key}.safetensors"
-            return PublishedFile(key, path.absolute(), ())  # of a link the name is the link's
+            return PublishedFile(key, path.absolute(), ())  # a link keeps its own name
         if key not in self.files:
             raise InputError(
                 f"zoo {self.name} has no file {key!r} for {name}; known: {', '.join(self.files)}"
@@ -158,9 +158,9 @@ class Zoo:
         """SHA-256 of the weights of ``names`` and of the decoder.
 
         Raises:
-            CheckpointError: if one is missing or not what its provenance record says.
+            CheckpointError: if one is missing or differs from its provenance record.
         """
-        # The decoder goes by its file's name: one latent space may have several.
+        # The decoder is named by its file: one latent space may have several.
         networks = {name: name for name in names} | {self.file(self.decoder).name: self.decoder}
         for name in networks.values():
             if name not in self._sha256:
@@ -204,7 +204,7 @@ class Zoo:
                 if ours != cards:
                     raise InputError(
                         f"zoo {self.name}: {name} was trained with {fact} {ours}, the zoo has "
-                        f"{cards}; correct the card or take {name} out of it"
+                        f"{cards}; correct the card or remove {name} from it"
                     )
 
     def _entry(self, name: str) -> DictConfig:
@@ -221,9 +221,9 @@ class Zoo:
         file = self.file(name)
         if file.urls and not file.path.exists():
             raise CheckpointError(
-                f"the weights of {name} are not there; {file.how_to_get(self.name)}"
+                f"the weights of {name} are missing; {file.how_to_get(self.name)}"
             )
-        # A download is recorded when it is checked; a file that was put there by hand is not.
+        # A download is recorded when it is checked; a file placed by hand has no record.
         if file.sha256 and provenance(file.path) is None and file.state() != "present":
             raise CheckpointError(
                 f"{file.path} is not the published file of {name}: its SHA-256 is not "
@@ -244,7 +244,7 @@ class Zoo:
                 network = create(**self._sizes(name)).to(dtype)
             load_checkpoint(network, path, self.file(name).ema, self.device)
             network = network.to(self.device, dtype).eval().requires_grad_(False)
-            # Convolutions are faster so; a CPU's first stage, with its large maps, is not.
+            # Convolutions are faster this way, except in a CPU's first stage with its large maps.
             if name in self.card.denoisers or self.device.type == "cuda":
                 network = network.to(memory_format=torch.channels_last)
             if quantisation is not None:
@@ -263,7 +263,7 @@ class _Undrawn(TorchFunctionMode):
 
 
 class _Lazy(Mapping):
-    """A read-only mapping whose values are made by a function."""
+    """A read-only mapping whose values a function loads."""
 
     def __init__(self, names: list[str], load):
         self._names, self._load = names, load

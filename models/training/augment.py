@@ -1,4 +1,4 @@
-"""Random views of training images, for every image its own."""
+"""Random augmentation of training images, drawn for each image."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ def create(settings: Mapping | None) -> Augment:
 
 
 def shifted(images: Tensor, pixels: int, generator: Generator) -> Tensor:
-    """Flip half of (B, C, H, W) images and move each by up to ``pixels``, with zeros behind."""
+    """Flip half of (B, C, H, W) images and move each by up to ``pixels``, filling with zeros."""
     count, device = len(images), images.device
     flip = torch.rand(count, generator=generator, device=device) < 0.5
     images = torch.where(flip[:, None, None, None], images.flip(-1), images)
@@ -54,8 +54,7 @@ def cropped(images: Tensor, area: tuple[float, float], generator: Generator) -> 
 
     Args:
         images: (B, C, H, W) uint8.
-        area: the least and the largest share of an image that is kept; sides are in proportions of
-            3:4 to 4:3.
+        area: the smallest and largest share of an image that is kept; aspect ratios are 3:4 to 4:3.
 
     Returns:
         (B, C, H, W) uint8, interpolated bilinearly.

@@ -1,4 +1,4 @@
-"""Averages of weights over the training."""
+"""Averages of weights over a training."""
 
 import numpy as np
 import torch
@@ -6,10 +6,10 @@ from torch import nn
 
 
 def power_decay(images: int, batch_size: int, width: float) -> float:
-    """The decay of a step, such that the average is as wide as a share of the training so far.
+    """The decay of a step that keeps the average's width a fixed share of the training so far.
 
     The power-function average of Karras et al. 2024 (EDM2, sec. 3.1): it forgets the beginning by
-    itself and needs no end of the training to be known.
+    itself and need not know when the training ends.
 
     Args:
         images: seen after this step.

@@ -1,6 +1,6 @@
-"""The training of one network: a loop that stops and goes on anywhere.
+"""The training loop of one network, which can stop and resume at any step.
 
-Progress is counted in images, so that another machine may go on with batches of another size.
+Progress is counted in images, so that another machine may resume with another batch size.
 """
 
 import copy
@@ -23,31 +23,31 @@ from models.training import ema
 
 log = logging.getLogger("train")
 
-# What a machine may choose: the same training goes on if these change, as its ``parts`` then say.
+# What a machine may choose: a training resumes if these change, and its ``parts`` record it.
 FREE = ("images", "batch_size", "lr")
 
 
 class Training:
-    """One network on its way: weights, their average, optimiser, and how many images were seen.
+    """The training of one network: weights, their average, optimiser, and images seen.
 
     Args:
         recipe: ``configs/train/ZOO/NAME.yaml``.
-        identity: all that makes this training one and no other, as plain data with ``recipe`` in
-            it; see ``check_same``.
-        network: to be trained; its device is where everything happens.
+        identity: everything that identifies this training, as plain data that includes ``recipe``;
+            see ``check_same``.
+        network: to be trained; everything runs on its device.
         objective: a module around ``network``; see ``models.training.objectives``.
         path: the file of the training's state.
-        forward: the objective as it is called: itself, or wrapped for several processes.
+        forward: ``objective``, or its wrapper for several processes.
         autocast: what the losses are computed in.
         rank, world_size: which part of every batch is this process's.
 
     Attributes:
         images: seen so far.
         step: steps taken so far.
-        seconds: spent in steps so far, in all processes before this one too.
-        average: the network with averaged weights, which is what gets used.
+        seconds: spent in steps so far, in earlier processes too.
+        average: the network with averaged weights, which is the one to use.
         exported: images seen by the weights that were exported last.
-        parts: of the training, each on one machine: what ``part`` says, images and seconds.
+        parts: of the training, one per machine: the facts ``part``, images and seconds.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Training:
         if recipe.batch_size % world_size:
             raise InputError(
                 f"train.batch_size={recipe.batch_size} is not a multiple of the {world_size} "
-                "processes; change either"
+                "processes; change one of them"
             )
         self.recipe, self.identity, self.path = recipe, identity, path
         self.network, self.objective, self.forward = network, objective, forward
@@ -90,15 +90,15 @@ class Training:
         return self.images >= self.recipe.images
 
     def resume(self) -> bool:
-        """Go on from the state at ``path``; False if there is none.
+        """Resume from the state at ``path``; False if there is none.
 
         Raises:
-            InputError: if it cannot be read, or is of another recipe: the differences are named.
+            InputError: if it cannot be read or is of another recipe, naming the differences.
         """
         if not self.path.exists():
             return False
         try:
-            check_zip(self.path)  # torch does not look at the checksums
+            check_zip(self.path)  # torch does not verify checksums
             saved = torch.load(self.path, map_location=self.device, weights_only=True)
             check_same(self.identity, saved["identity"], self.path)
             for name, part in self._modules().items():
@@ -108,7 +108,7 @@ class Training:
         except Exception as error:  # a damaged file can raise anything
             raise InputError(
                 f"{self.path} is damaged ({type(error).__name__}: {error}); delete it, and the "
-                "training goes on from the exported weights, or starts afresh if there are none"
+                "training resumes from the exported weights, or starts anew if there are none"
             ) from error
         for name in ("step", "images", "seconds", "warm_from", "parts"):
             setattr(self, name, saved[name])
@@ -116,10 +116,10 @@ class Training:
         return True
 
     def go_on_from(self, images: int, parts: list[dict]) -> None:
-        """Take the weights that the network has now as those after ``images`` images.
+        """Resume from the network's present weights, those after ``images`` images.
 
-        For weights that were exported where the state is lost or older: the average is them as
-        well, the optimiser starts anew and so warms up again.
+        For exported weights whose state is lost or older: the average starts from them too, and the
+        optimiser starts anew and warms up again.
         """
         self.optimizer.state.clear()
         self.average.load_state_dict(self.network.state_dict())
@@ -128,7 +128,7 @@ class Training:
         self.seconds = sum(part["seconds"] for part in parts)
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state atomically."""
         counts = ("step", "images", "seconds", "warm_from", "parts")
         record = {name: getattr(self, name) for name in counts}
         record["identity"] = self.identity
@@ -149,7 +149,7 @@ class Training:
         """Train until ``until`` images have been seen or ``stop`` says so, and save the state.
 
         Args:
-            stop: asked after every step; several processes must be answered alike.
+            stop: called after every step; it must return the same in all processes.
             logger: gets losses by name and the number of images seen, every ``log_every`` steps.
             part: facts about this machine, for ``parts``.
 
@@ -218,7 +218,7 @@ class Training:
         return self.recipe.ema_decay
 
     def _begin(self, part: dict) -> None:
-        """Open a new entry of ``parts`` unless the last one is of the same facts."""
+        """Start a new entry of ``parts`` unless the last one has the same facts."""
         if self.parts and not self.parts[-1]["images"]:
             self.parts.pop()
         if not self.parts or any(self.parts[-1].get(name) != part[name] for name in part):
@@ -234,14 +234,14 @@ class Training:
 
 
 def check_same(identity: dict, other: dict, where: Path) -> None:
-    """Refuse a training that is not this one: of another recipe, network, data or first stage.
+    """Refuse a training of another recipe, network, data or first stage.
 
     Args:
         identity: ours: nested dicts of plain data.
-        other: the one found at ``where``; what it has beside the names of ours is not looked at.
+        other: the one found at ``where``; names that ours lacks are ignored.
 
     Raises:
-        InputError: naming what differs; what a machine may choose (``FREE``) does not count.
+        InputError: naming what differs; what a machine may choose (``FREE``) is ignored.
     """
     ours, theirs = (
         _flat(facts) for facts in (identity, {name: other.get(name) for name in identity})
@@ -254,12 +254,12 @@ def check_same(identity: dict, other: dict, where: Path) -> None:
     if differences:
         raise InputError(
             f"{where} is of another training: {'; '.join(differences)}; move it away to start "
-            "afresh, or choose other folders (export=, runs=)"
+            "anew, or choose other folders (export=, runs=)"
         )
 
 
 def _flat(facts: dict, prefix: str = "") -> dict:
-    """Nested facts by dotted names, but for what a machine may choose."""
+    """Nested facts by dotted names, without what a machine may choose."""
     flat = {}
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -279,7 +279,7 @@ def learning_rate_factor(training: Training, recipe: DictConfig) -> float:
 def batch_indices(
     seed: int, start: int, batch_size: int, num_images: int, device: torch.device
 ) -> Tensor:
-    """(batch_size,) training indices of the images from ``start`` on that a training sees.
+    """(batch_size,) indices of the training images that are seen from image ``start`` on.
 
     Epochs are permutations keyed by (seed, epoch).
     """
@@ -294,6 +294,6 @@ def batch_indices(
 
 @functools.lru_cache(maxsize=2)  # trainings take turns, each stays in an epoch for long
 def epoch_order(seed: int, epoch: int, num_images: int, device: torch.device) -> Tensor:
-    """The permutation of the training images that is epoch number ``epoch``."""
+    """The permutation of the training images in epoch ``epoch``."""
     generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
     return torch.randperm(num_images, generator=generator).to(device)

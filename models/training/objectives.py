@@ -1,10 +1,10 @@
-"""What classifiers and autoencoders are trained on: batches, losses, and the figures to report.
+"""Objectives of classifiers and autoencoders: batches, losses and reported metrics.
 
 An objective is an ``nn.Module`` (so that it can be compiled and distributed) around the network,
 with ``count`` training images. ``batch`` draws the global batch of a step from a generator, on the
 network's device; ``forward`` turns one rank's part of it into losses; ``evaluate`` measures the
-averaged network on the test split. ``finish``, if there is one, is what is done to it at the end.
-Data are objects with ``images`` (N, C, H, W) uint8 and ``labels`` (N,).
+averaged network on the test split. ``finish``, if defined, is applied to it at the end. Data are
+objects with ``images`` (N, C, H, W) uint8 and ``labels`` (N,).
 """
 
 import math
@@ -21,8 +21,8 @@ class ClassifierObjective(nn.Module):
     """Cross-entropy with label smoothing on augmented images.
 
     Args:
-        mixup: None, or both parameters of the Beta distribution by which pairs of images and their
-            labels are mixed (Zhang et al. 2018, mixup); the same proportion for all of a batch.
+        mixup: None, or the value of both Beta parameters by which pairs of images and labels are
+            mixed (Zhang et al. 2018, mixup), in one proportion per batch.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ClassifierObjective(nn.Module):
         share = torch.ones(len(indices), device=images.device)
         others = labels
         if self.mixup is not None:
-            # A Beta variable from two Gamma variables, which torch draws by a generator.
+            # A Beta variable from two Gamma variables, which torch can draw from a generator.
             rates = torch.full((2,), self.mixup, device=images.device)
             first, second = torch._standard_gamma(rates, generator)
             share = (first / (first + second)).expand(len(indices))
@@ -80,7 +80,7 @@ class FirstStageObjective(nn.Module):
     Args:
         kl_weight: of the divergence in nats per image value.
         classifier: a ``ResNetClassifier`` whose ``distance`` is added, or None; the absolute error
-            alone makes blurred pictures.
+            alone blurs the images.
         feature_weight: of that distance.
     """
 
@@ -95,7 +95,7 @@ class FirstStageObjective(nn.Module):
     ):
         super().__init__()
         self.network, self.augment, self.kl_weight = network, augment, kl_weight
-        # In a list it is no part of this module, so that nobody trains it.
+        # In a list, so that it is not a submodule and is not trained.
         self.classifier, self.feature_weight = [classifier], feature_weight
         self.images = data.images.to(device_of(network))
         self.count = len(self.images)
@@ -136,9 +136,9 @@ class FirstStageObjective(nn.Module):
 
 
 class DecoderObjective(nn.Module):
-    """Absolute error of a first stage whose encoder, and so whose latents, stay as they are.
+    """Absolute error of a first stage with a frozen encoder, and so with unchanged latents.
 
-    The published Stable-Diffusion autoencoders were fine-tuned so, after their denoisers.
+    The published Stable Diffusion autoencoders were fine-tuned this way, after their denoisers.
     """
 
     def __init__(self, network: nn.Module, data):
@@ -163,7 +163,7 @@ class DecoderObjective(nn.Module):
 class PreviewObjective(nn.Module):
     """Absolute error of a small autoencoder that shares another one's latents (as TAESD does).
 
-    Its decoder learns the images from the other one's latents, its encoder those latents.
+    Its decoder learns to decode the other one's latents, its encoder to predict them.
     """
 
     def __init__(self, network: nn.Module, data, first_stage: nn.Module):

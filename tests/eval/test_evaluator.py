@@ -412,10 +412,10 @@ def test_a_reference_that_is_a_web_page_or_truncated_is_named(gray, tmp_path):
     (tmp_path / "page.npz").write_text("<!DOCTYPE html><html>quota exceeded</html>")
     (tmp_path / "cut.npz").write_bytes(gray[0][0].read_bytes()[:-400])
     with pytest.raises(
-        InputError, match="page.npz is a web page, no npz file: .*download it again"
+        InputError, match="page.npz is a web page, not an npz file: .*download it again"
     ):
         evaluator(tmp_path, tmp_path / "page.npz")
-    with pytest.raises(InputError, match="cut.npz is no npz file, truncated or damaged"):
+    with pytest.raises(InputError, match="cut.npz is not an npz file, or is damaged"):
         evaluator(tmp_path, tmp_path / "cut.npz")
 
 

@@ -175,9 +175,9 @@ def save_pickle(path):
         (lambda path: np.savez(path, pictures(channels=4)), r"is uint8 \(23, 6, 5, 4\)"),
         (lambda path: np.savez(path, pictures()[0]), r"is uint8 \(6, 5, 3\)"),
         (save_objects, "pickled objects.*refused"),
-        (save_text, "is no npz file, truncated or damaged"),
-        (save_truncated, "is no npz file, truncated or damaged"),
-        (save_pickle, "is no npz file, truncated or damaged"),
+        (save_text, "is not an npz file, or is damaged"),
+        (save_truncated, "is not an npz file, or is damaged"),
+        (save_pickle, "is not an npz file, or is damaged"),
     ],
 )
 def test_an_unfit_npz_is_refused_with_its_reason(save, message, tmp_path):

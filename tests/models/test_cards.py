@@ -144,7 +144,7 @@ def test_missing_weights_come_with_the_command_the_url_and_the_path(tmp_path):
         with pytest.raises(CheckpointError) as error:
             ask()
         for part in (
-            "weights of DiT-XL are not there",
+            "weights of DiT-XL are missing",
             "python -m scripts.download zoo=imagenet256-dit",
             "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt",
             str(tmp_path / "DiT-XL-2-256x256.pt"),

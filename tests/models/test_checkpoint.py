@@ -146,7 +146,7 @@ def test_a_checkpoint_of_dits_training_script_loads(tmp_path):
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"ema": None}, torch.zeros(2)])
 def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "net.pt")
-    refuse(tmp_path / "net.pt", "no state dict")
+    refuse(tmp_path / "net.pt", "not a state dict")
 
 
 class Malice:
@@ -473,12 +473,12 @@ def test_what_cannot_be_told_apart_is_refused_with_the_keys(tmp_path):
         ({"model": raw, "teacher": averages}, "several state dicts of one network: model, teacher"),
         ({"model": raw, "ema1": averages, "ema2": raw}, "has several averages: ema1, ema2"),
         ({"first": raw, "second": {"x": raw["0.bias"]}}, "several state dicts: first, second"),
-        ({"epoch": 3, "lr": 0.1}, "is no state dict: .*; its keys are epoch, lr"),
+        ({"epoch": 3, "lr": 0.1}, "is not a state dict: .*; its keys are epoch, lr"),
     ):
         torch.save(content, tmp_path / "net.pt")
         refuse(tmp_path / "net.pt", message)
     torch.save({"ema": averages}, tmp_path / "net.pt")
-    with pytest.raises(CheckpointError, match="it has averages only .ema.: use ema=true"):
+    with pytest.raises(CheckpointError, match="it has only averages .ema.: use ema=true"):
         load(tmp_path / "net.pt", ema=False)
 
 
@@ -544,8 +544,8 @@ def test_weights_in_several_files_are_read_by_their_index(suffix, tmp_path):
     "harm, message",
     [
         (lambda index: index.write_text(""), "index.json is damaged"),
-        (lambda index: index.write_text("{}"), "is no index: its weight_map"),
-        (lambda index: index.write_text('{"weight_map": {"x": "../x.bin"}}'), "is no index"),
+        (lambda index: index.write_text("{}"), "is not an index: its weight_map"),
+        (lambda index: index.write_text('{"weight_map": {"x": "../x.bin"}}'), "is not an index"),
         (lambda index: index.write_text('{"weight_map": {"x": "a.bin"}}'), "lacks a.bin; get"),
         (
             lambda index: index.write_text(index.read_text().replace("2.weight", "3.weight")),

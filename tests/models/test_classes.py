@@ -28,12 +28,12 @@ def test_classes_are_known_by_number_name_and_imagenets_number(labels, expected)
 
 @pytest.mark.parametrize("label", ["cat", 3, -1, 0.5, True, None, "0.5"])
 def test_what_is_no_class_is_refused_and_the_classes_are_listed(label):
-    with pytest.raises(InputError, match=r"no classes.*1 golf ball \(ImageNet's 574\), 2 church"):
+    with pytest.raises(InputError, match=r"not classes.*1 golf ball \(ImageNet's 574\), 2 church"):
         NAMED.indices([0, label])
 
 
 def test_classes_without_names_are_listed_as_a_range():
-    with pytest.raises(InputError, match=r"labels \[5\] are no classes.*0 to 4"):
+    with pytest.raises(InputError, match=r"labels \[5\] are not classes.*0 to 4"):
         Classes(5).indices([4, 5])
     assert Classes(5).name(3) == "3"
 

@@ -81,7 +81,7 @@ def test_a_file_comes_with_a_record_and_is_not_fetched_again(file, host):
         "file": "w.pt", "sha256": SHA256, "url": wanted.urls[0], "bytes": len(DATA),
         "licence": "MIT",
     }  # fmt: skip
-    assert get(wanted) == "is there"
+    assert get(wanted) == "already exists"
     assert len(host.requests) == 1
     assert everything(wanted) == ["w.json", "w.pt"]
 
@@ -89,7 +89,7 @@ def test_a_file_comes_with_a_record_and_is_not_fetched_again(file, host):
 def test_an_interrupted_download_goes_on_where_it_stopped(file, host):
     wanted = file(sha256=SHA256)
     host.cut = 300_000
-    with pytest.raises(DownloadError, match=f"300000 of {len(DATA)} bytes came; run it again"):
+    with pytest.raises(DownloadError, match=f"300000 of {len(DATA)} bytes received; run it again"):
         get(wanted)
     assert not wanted.path.exists()
     host.cut = None
@@ -120,7 +120,7 @@ def test_a_checksum_nobody_publishes_is_recorded_and_checked_from_then_on(file, 
     with pytest.raises(DownloadError, match="it should be"):
         get(wanted)
     wanted.path.write_bytes(DATA)
-    assert get(wanted) == "is there"
+    assert get(wanted) == "already exists"
 
 
 def test_a_file_put_there_by_hand_is_recorded(file):

@@ -54,5 +54,5 @@ def test_what_cannot_be_quantised_is_refused():
         quantise(nn.Linear(1, 1), "int4")
     with pytest.raises(InputError, match="quantisation=fp8 needs a GPU of CUDA capability 8.9"):
         models.Zoo(card, quantisation="fp8").denoisers["DiT-S"]
-    with pytest.raises(InputError, match="int8 is for transformers, LDM is none"):
+    with pytest.raises(InputError, match="int8 is for transformers, LDM is not one"):
         models.Zoo(card, quantisation="int8").denoisers["LDM-S"]

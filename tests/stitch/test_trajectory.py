@@ -132,10 +132,10 @@ HALF = Allocation.explicit("SSLL")
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(labels=[0, 5]), r"labels \[5\] are no classes.*0 to 4"),
-        (dict(labels=[-1]), r"labels \[-1\] are no classes"),
-        (dict(labels=[0.5]), r"labels \[0.5\] are no classes"),
-        (dict(labels=[True]), r"labels \[True\] are no classes"),
+        (dict(labels=[0, 5]), r"labels \[5\] are not classes.*0 to 4"),
+        (dict(labels=[-1]), r"labels \[-1\] are not classes"),
+        (dict(labels=[0.5]), r"labels \[0.5\] are not classes"),
+        (dict(labels=[True]), r"labels \[True\] are not classes"),
         (dict(labels=[1, 2], indices=[7]), "2 labels but 1 indices"),
         (dict(labels=[1], indices=[0.5]), "index=0.5 must be a whole number from 0"),
         (dict(labels=[1], indices=[-1]), "index=-1 must be a whole number from 0"),

@@ -91,7 +91,7 @@ def test_no_record_holds_nan_or_an_infinity(tmp_path, value):
     path = store.path(RUN, PROTOCOL)
     path.write_text(json.dumps(record(fid=value)))  # as before
     for read in (lambda: store.get(RUN, PROTOCOL), lambda: list(store.all())):
-        with pytest.raises(InputError, match=f"{path.name} is damaged, .*which is no number"):
+        with pytest.raises(InputError, match=f"{path.name} is damaged, .*not a finite number"):
             read()
 
 

@@ -1,11 +1,11 @@
 """One state, seen by denoisers of other noise schedules and prediction types.
 
-A sampler walks x = alpha x_0 + sigma epsilon on its own schedule, alpha^2 + sigma^2 = 1, and asks
-for epsilon. A denoiser that was trained on another schedule sees the same state, scaled to what it
-knows, at its own timestep with the same log-SNR: fractional if it takes fractional timesteps, else
-the nearest. Where its schedule has no such log-SNR (cleaner or noisier than it was trained for), it
-is called at its schedule's end. Its answer is turned into an x_0, which means the same everywhere,
-and that into the sampler's epsilon.
+A sampler follows x = alpha x_0 + sigma epsilon on its own schedule, alpha^2 + sigma^2 = 1, and
+needs epsilon. A denoiser that was trained on another schedule gets the same state, scaled to its
+own schedule, at its own timestep with the same log-SNR: fractional if it takes fractional
+timesteps, else the nearest. If its schedule has no such log-SNR (cleaner or noisier than it was
+trained for), it is called at the end of its schedule. Its prediction is converted to x_0, which
+means the same on every schedule, and x_0 to the sampler's epsilon.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class View:
     """How one denoiser sees the state of one step.
 
     Attributes:
-        t: the timestep it is called with, as it counts.
+        t: the timestep it is called with, as the denoiser counts timesteps.
         scale: what the state is multiplied by; 1 between variance-preserving schedules.
-        own: alpha and sigma of the scaled state, as the denoiser believes.
+        own: alpha and sigma of the scaled state, by the denoiser's schedule.
         sampler: alpha and sigma of the state.
-        prediction_type: what it answers; see ``samplers.prediction``.
+        prediction_type: what it predicts; see ``samplers.prediction``.
     """
 
     t: float
@@ -39,11 +39,11 @@ class View:
     prediction_type: str
 
     def state(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) state of the sampler -> what the denoiser is shown."""
+        """(B, C, H, W) state of the sampler -> the denoiser's input."""
         return x if self.scale == 1 else self.scale * x
 
     def epsilon(self, output: Tensor, x: Tensor) -> Tensor:
-        """(B, C or 2C, H, W) answer at the sampler's state ``x`` -> epsilon; logits stay."""
+        """(B, C or 2C, H, W) output at the sampler's state ``x`` -> epsilon; logits stay."""
         if self.prediction_type == "epsilon" and self.own == self.sampler:
             return output
         prediction, logits = split_output(output, x.shape[1])
@@ -60,7 +60,7 @@ def views(
     Args:
         spec: the denoiser's (``models.DenoiserSpec``).
         schedule, timesteps: the sampler's.
-        aligned: False calls the denoiser at the sampler's timesteps and believes its answers as if
+        aligned: False calls the denoiser at the sampler's timesteps and takes its predictions as if
             it had been trained on the sampler's schedule: the naive stitch.
     """
     alpha, sigma, half_log_snr = schedule.at(timesteps)

@@ -57,9 +57,10 @@ class Allocation:
         """The official repository's rule: compare the timestep, not the step, with the fractions.
 
         Two denoisers: the first owns a step iff t / T >= 1 - r (its DiT code) or, with ``strict``,
-        iff r = 1 or t / T > 1 - r (its LDM code, whose timesteps are one higher). More: the first
-        denoiser whose float32 cumulative fraction is at least 1 - t / T. At the paper's settings
-        this is ``from_fractions``; at finer fractions it is up to one step off.
+        iff r = 1 or t / T > 1 - r (its LDM code, whose timesteps are one higher). With more,
+        the owner is the first denoiser whose float32 cumulative fraction is at least 1 - t / T. At
+        the paper's settings this is ``from_fractions``; at finer fractions it is up to one step
+        off.
 
         Args:
             fractions: as for ``from_fractions``.
@@ -95,7 +96,7 @@ class Allocation:
         Args:
             names: K denoisers, from noise to image.
             switches: K - 1 ascending values of log(alpha^2 / sigma^2).
-            log_snr: that of every step, such as ``schedule.log_snr(sampler.timesteps)``.
+            log_snr: the log-SNR of every step, such as ``schedule.log_snr(sampler.timesteps)``.
         """
         switches = check.numbers("allocation.switches", switches)
         if len(switches) != len(names) - 1 or switches != sorted(switches):
@@ -134,12 +135,12 @@ class Allocation:
 
     @classmethod
     def large_to_small(cls, fractions: Mapping[str, float], steps: int) -> "Allocation":
-        """``from_fractions`` backwards: as many steps each, the last denoiser first (Table 7)."""
+        """``from_fractions`` reversed: the same counts, the last denoiser first (Table 7)."""
         return cls(cls.from_fractions(fractions, steps).steps[::-1])
 
     @classmethod
     def interleave(cls, fractions: Mapping[str, float], steps: int) -> "Allocation":
-        """``from_fractions`` evenly spread: as many steps each; halves alternate (Table 7)."""
+        """``from_fractions`` evenly spread: the same counts; halves alternate (Table 7)."""
         counts = cls.from_fractions(fractions, steps).counts
         # Step k of n sits at (k + 1/2) / n of the trajectory; the sort keeps the order of ties.
         places = [((2 * k + 1) / n, name) for name, n in counts.items() for k in range(n)]
@@ -151,7 +152,7 @@ class Allocation:
     ) -> "Allocation":
         """``small`` with a probability that falls linearly from 1 to 0 along the steps (Table 7).
 
-        Drawn here, once: an allocation is the same for every image of a run.
+        Drawn once, here: all images of a run share the allocation.
         """
         draws = np.random.Generator(np.random.Philox(seed)).random(steps)
         probabilities = np.linspace(1, 0, steps)
@@ -174,16 +175,16 @@ class Allocation:
 
     @property
     def switches(self) -> list[int]:
-        """The steps whose denoiser is not the step before's."""
+        """The steps whose denoiser differs from the previous step's."""
         return [i for i in range(1, len(self)) if self.steps[i] != self.steps[i - 1]]
 
     def interval(
         self, name: str, timesteps: Sequence[int], num_timesteps: int = 1000
     ) -> tuple[int, int]:
-        """The timesteps [low, high) to fine-tune ``name`` on: those nearest before its steps.
+        """The timesteps [low, high) on which to fine-tune ``name``.
 
-        The denoisers' intervals share out [0, T): a step is answerable for every state from its
-        own timestep down to the next step's.
+        The denoisers' intervals partition [0, T): a step covers the timesteps from its own down to,
+        but excluding, the next step's.
 
         Raises:
             InputError: unless ``name`` owns one stretch of the trajectory.

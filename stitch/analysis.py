@@ -1,6 +1,6 @@
 """What recorded trajectories show: how alike two are, and which frequencies a state holds.
 
-A record is (S, B, C, H, W): the states after S steps, kept by a callback of ``stitch.sample``:
+A record is (S, B, C, H, W): the states after S steps, collected by a callback of ``stitch.sample``:
 
     states = []
     stitch.sample(..., callback=lambda x, **_: states.append(x))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from stitch.allocation import Allocation, simplex
 
-Evaluations = Sequence[tuple[str, ...]]  # of every step; see ``stitch.evaluations``
+Evaluations = Sequence[tuple[str, ...]]  # the denoisers of every step; see ``stitch.evaluations``
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class CostTable:
         batch: images computed together.
         steps: the denoisers evaluated at a step -> seconds of such a step. A guided step counts as
             one: ``("DiT-S", "DiT-S")``.
-        once: seconds per batch beside the denoisers: noise, the sampler's arithmetic, decoding.
+        once: seconds per batch outside the denoisers: noise, the sampler's arithmetic, decoding.
         facts: what was measured, on what and when; or what was assumed instead.
     """
 
@@ -27,10 +27,10 @@ class CostTable:
 
     @classmethod
     def from_throughput(cls, macs: Mapping[str, int], macs_per_second: float) -> "CostTable":
-        """The table of a device that computes denoisers at a stated rate and all else in no time.
+        """The table of a device that runs denoisers at a given rate and all else in no time.
 
         Args:
-            macs: denoiser -> multiply-accumulates of one evaluation for one image.
+            macs: denoiser -> multiply-accumulates of one network call for one image.
         """
         steps = {(name,): count / macs_per_second for name, count in macs.items()}
         return cls(1, steps, 0.0, {"macs_per_second": macs_per_second})
@@ -40,7 +40,7 @@ class CostTable:
         return self.once + sum(self._step(step) for step in evaluations)
 
     def evaluation_seconds(self) -> dict[str, float]:
-        """Denoiser -> seconds of one evaluation for one image."""
+        """Denoiser -> seconds of one network call for one image."""
         return {
             step[0]: seconds / len(step) / self.batch
             for step, seconds in self.steps.items()
@@ -48,7 +48,7 @@ class CostTable:
         }
 
     def seconds_per_image(self, names: Sequence[str], images: int = 1) -> float:
-        """Predicted seconds of evaluations for one image, and of all else for ``images`` of it."""
+        """Predicted seconds of one image's network calls, plus all else for ``images`` images."""
         each = self.evaluation_seconds()
         return sum(each[name] for name in names) + self.once / self.batch * images
 
@@ -72,7 +72,7 @@ class CostTable:
 def candidates(names: Sequence[str], resolution: int, steps: int) -> list[Allocation]:
     """Every allocation of ``names``, in their order, in fractions of 1 / resolution.
 
-    Pairs and single denoisers are among them; 66 for three denoisers and tenths.
+    Pairs and single denoisers are included; 66 for three denoisers and tenths.
     """
     return list(
         dict.fromkeys(
@@ -83,10 +83,10 @@ def candidates(names: Sequence[str], resolution: int, steps: int) -> list[Alloca
 
 
 def lateness(evaluations: Evaluations, macs: Mapping[str, float]) -> float:
-    """How much is computed, and how late: multiply-accumulates weighted by the step's place.
+    """Multiply-accumulates weighted by position: how much is computed, and how late.
 
-    What allocations are ranked by where nothing is known of their quality. The paper finds that
-    the last steps need the large denoiser and the first do not: step i of T weighs (i + 1) / T.
+    Ranks allocations of unknown quality. The paper finds that the last steps need the large
+    denoiser and the first do not: step i of T weighs (i + 1) / T.
     """
     total = len(evaluations)
     return sum(

@@ -1,4 +1,4 @@
-"""Trajectories that begin alike, computed once up to where they part."""
+"""Trajectories with a common beginning, which is computed once."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,19 +10,19 @@ from stitch.trajectory import Trajectory
 
 
 class SharedPrefix:
-    """A wrapper that evaluates the shared beginning of several trajectories of one batch once.
+    """A wrapper that computes the shared beginning of several trajectories of one batch once.
 
-    Two trajectories from the same noise are the same, bit by bit, up to the first step at which
-    other denoisers are evaluated. The predictions of one walk are cached, and the next walk takes
+    Two trajectories from the same noise are identical to the bit up to the first step at which
+    other denoisers are called. The predictions of one walk are cached, and the next walk reuses
     them up to that step.
 
-    Walk the allocations in the order of their ``steps``: neighbours then have the most in common,
-    nothing is computed twice, and the predictions of one trajectory are all that is kept.
+    Walk the allocations sorted by ``steps``: neighbours then have the most in common, nothing is
+    computed twice, and only the predictions of one trajectory are cached.
 
-    Use one for each batch: zoo, sampler, guidance, labels, seed and indices must be the same.
+    Use one per batch: zoo, sampler, guidance, labels, seed and indices must be the same.
 
     Attributes:
-        evaluated, saved: network evaluations for one image that were made, and that were not.
+        evaluated, saved: network evaluations per image that were computed and avoided.
     """
 
     def __init__(self):
@@ -38,7 +38,7 @@ class SharedPrefix:
             nonlocal following
             asked = trajectory.evaluations[step]
             if step == 0:
-                # States are compared here only: on a GPU the host waits for the answer.
+                # States are compared at this step only: on a GPU the host waits for the result.
                 following = self._noise is not None and torch.equal(self._noise, x)
                 self._noise = x
             following = following and step < len(self._kept) and self._kept[step][0] == asked
@@ -54,7 +54,7 @@ class SharedPrefix:
 
 
 def shared_evaluations(trajectories: Iterable[Sequence[tuple[str, ...]]]) -> list[str]:
-    """The denoisers evaluated for one image of every trajectory, shared beginnings once.
+    """The denoisers called for one image of every trajectory; shared beginnings count once.
 
     Args:
         trajectories: the evaluations of every step (see ``stitch.evaluations``), of trajectories

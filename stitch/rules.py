@@ -1,7 +1,7 @@
-"""Rules by which denoisers get their steps, as configs name them.
+"""Allocation rules, by the names that configs use.
 
-A rule is a function from a ``Request`` to an allocation. ``rule`` registers it by its name, which
-``configs/allocation/NAME.yaml`` has as its ``rule``; the file's settings are in the request.
+A rule is a function from a ``Request`` to an allocation. ``rule`` registers it under its name,
+which ``configs/allocation/NAME.yaml`` gives as ``rule``; the request holds the file's settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from stitch.allocation import Allocation
 
 @dataclass(frozen=True)
 class Request:
-    """What a rule is to allocate.
+    """The input of an allocation rule.
 
     Attributes:
         settings: the config group ``allocation``.
-        zoo: whose denoisers: it has ``name``, ``denoisers`` and ``default_denoisers``.
-        sampler: whose steps: it has ``timesteps`` and ``schedule``.
+        zoo: the denoisers' zoo, with ``name``, ``denoisers`` and ``default_denoisers``.
+        sampler: the sampler of the steps, with ``timesteps`` and ``schedule``.
     """
 
     settings: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Request:
         """Denoiser -> share of the steps: ``fractions``, or ``small`` and the rest.
 
         Raises:
-            InputError: if there are not as many denoisers as fractions.
+            InputError: if the numbers of denoisers and fractions differ.
         """
         values = self.settings["fractions"]
         if values is None:
@@ -48,10 +48,10 @@ class Request:
         return dict(zip(names, values, strict=True))
 
     def denoisers(self, count: int, setting: str) -> list[str]:
-        """``count`` denoisers, as ``setting`` needs: the named ones, or the zoo's usual ones.
+        """The ``count`` denoisers that ``setting`` needs: the named ones, or the zoo's defaults.
 
         Raises:
-            InputError: if there are not as many, or one is unknown.
+            InputError: if their number differs, or one is unknown.
         """
         known, usual = list(self.zoo.denoisers), self.zoo.default_denoisers
         names = self.settings["denoisers"]

@@ -36,7 +36,7 @@ def sample(
     """Sample one batch of images.
 
     Args:
-        zoo: a ``models.Zoo``; its device is where the work is done.
+        zoo: a ``models.Zoo``; everything runs on its device.
         sampler: from ``samplers.create``.
         allocation: the denoiser of every step.
         labels: B classes, by number or by name (see ``models.classes``).
@@ -44,20 +44,20 @@ def sample(
             and its label.
         guidance_scale: w of eps_u + w (eps_c - eps_u); 1 is unguided.
         guidance_channels: how many epsilon channels are guided; default: the zoo's.
-        guidance: other guidance than the zoo's usual at every step; replaces the two above.
+        guidance: guidance other than the zoo's default at every step; replaces the two above.
         alignment: how denoisers of another noise schedule than the sampler's are called: at the
             timestep with the same ``log-snr``, or (naively) at the same ``timestep``.
         callback: called after every step with ``step, t, x, x_0, denoiser, nfe``: the state and
-            the prediction (B, C, H, W), who owned the step, network evaluations so far.
-        wrappers: what stands between sampler and trajectory, such as a ``SharedPrefix``; the
-            outermost last.
+            the prediction (B, C, H, W), the step's owner, network evaluations so far.
+        wrappers: layers between sampler and trajectory, such as a ``SharedPrefix``; the outermost
+            last.
 
     Returns:
         (B, H, W, C) uint8 images.
 
     Raises:
         InputError: if a label is no class, or allocation, sampler and denoisers do not fit.
-        FloatingPointError: if a prediction is not finite; the message says whose and where.
+        FloatingPointError: if a prediction is not finite, naming denoiser and step.
     """
     labels = zoo.classes.indices(labels)
     indices = range(len(labels)) if indices is None else indices
@@ -151,7 +151,7 @@ def sample_latents(
     for wrapper in wrappers:
         denoise = wrapper.wrap(denoise, trajectory)
     latents = walk(denoise)
-    # Asked once, as every question makes the host wait; what is not finite stays so to the end.
+    # Checked once, as every check makes the host wait; what is not finite stays so to the end.
     if not torch.isfinite(latents).all():
         walk(lambda x, step: _finite(trajectory, x, step, indices))
         raise FloatingPointError(f"latents of images {list(indices)} are not finite")
@@ -159,7 +159,7 @@ def sample_latents(
 
 
 def _onto(drawn: Tensor, device: torch.device) -> Tensor:
-    """``drawn`` on the device; the host does not wait for a GPU to have it."""
+    """``drawn`` on the device, copied to a GPU without making the host wait."""
     if device.type == "cuda":
         return drawn.pin_memory().to(device, non_blocking=True)
     return drawn.to(device)

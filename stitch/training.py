@@ -1,4 +1,4 @@
-"""Where the networks of a zoo are trained: from configs to trainings, and to finished weights."""
+"""Training of a zoo's networks: from configs to trainings to finished weights."""
 
 import copy
 import functools
@@ -25,13 +25,13 @@ from stitch.runs.tracking import metrics_logger
 
 log = logging.getLogger("train")
 
-# What others are trained on, in this order, and so to their ends before these begin. Exported once,
-# they never change again: what was trained on them would no longer fit.
+# Networks that others are trained on, in this order; each is finished before the others begin. Once
+# exported, they never change: networks trained on them would no longer fit.
 FOUNDATIONS = ("classifier", "first-stage")
 
 
 class Workshop:
-    """Where the networks of a zoo are trained: data, latents and finished networks, shared by all.
+    """What the trainings of a zoo share: data, latents and finished networks.
 
     Args:
         config: ``configs/train.yaml``, composed.
@@ -62,7 +62,7 @@ class Workshop:
 
     @functools.cached_property
     def latents(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means and deviations (M, N, c, h, w) of the training images' latents, and flipped."""
+        """Means and deviations (M, N, c, h, w) of the training latents; M is 2 with flips."""
         return self._encode(self.data.images)
 
     @functools.cached_property
@@ -88,7 +88,7 @@ class Workshop:
         file = self.file(name)
         if not file.exists():
             raise InputError(
-                f"{file} does not exist, and others are trained on it: run "
+                f"{file} does not exist, but others are trained on it: run "
                 f"python -m scripts.train zoo={self.zoo_name} train={self.zoo_name}/{name} first"
             )
         return file
@@ -100,7 +100,7 @@ class Workshop:
         return network.eval().requires_grad_(False)
 
     def open(self, recipe: DictConfig) -> Training:
-        """A recipe's training, where it stands: by its state, else by what was exported of it.
+        """A recipe's training, resumed from its state, else from its exported weights.
 
         Raises:
             InputError: if either is of another recipe, network, data or first stage.
@@ -133,7 +133,7 @@ class Workshop:
         if record is not None and record["images_seen"] > training.images:
             load_checkpoint(network, self.file(recipe.name))
             training.go_on_from(record["images_seen"], record["parts"])
-            log.info("%s: goes on from %s", recipe.name, self.file(recipe.name))
+            log.info("%s: resuming from %s", recipe.name, self.file(recipe.name))
         training.exported = record["images_seen"] if record is not None else 0
         if training.exported and (recipe.kind in FOUNDATIONS or training.done):
             log.info("%s is finished: %s", recipe.name, self.file(recipe.name))
@@ -142,7 +142,7 @@ class Workshop:
         return training
 
     def identity(self, recipe: DictConfig) -> dict:
-        """All that makes a training this one and no other."""
+        """Everything that identifies a training."""
         facts = {
             "network": network_config(self.config, recipe.name),
             "recipe": OmegaConf.to_container(recipe),
@@ -191,7 +191,7 @@ class Workshop:
             "processes": distributed.world_size(),
             **{f"recipe.{name}": training.recipe[name] for name in FREE},
             "precision": str(self.dtype).removeprefix("torch."),
-            "torch": str(torch.__version__),  # a str that pickle knows
+            "torch": str(torch.__version__),  # a plain str, for pickle
             "commit": self.commit,
         }
         name = training.recipe.name
@@ -207,7 +207,7 @@ class Workshop:
         )
 
     def export(self, training: Training) -> None:
-        """Store the averaged weights in half precision, with all that is known of their making."""
+        """Store the averaged weights in half precision, with a record of how they were made."""
         if distributed.is_main():
             self._store(training)
         distributed.barrier()
@@ -239,7 +239,7 @@ class Workshop:
         log.info("%s: %d images, %s", training.recipe.name, training.images, results)
 
     def _draw(self, stage: nn.Module, path: Path) -> None:
-        """Sixteen test images, and below them what an autoencoder makes of them, to look at."""
+        """Draw sixteen test images and, below them, an autoencoder's reconstructions."""
         chosen = torch.linspace(0, self.test.count - 1, min(16, self.test.count)).long()
         images = self.test.images[chosen].to(self.device)
         rows = torch.cat([images, stage.decode(stage.encode(images))]).cpu()
@@ -265,11 +265,11 @@ def train(
     stop: Callable[[], bool],
     interrupted: Callable[[], bool],
 ) -> None:
-    """Train networks by their recipes: first what others are trained on, then the others in turn.
+    """Train networks by their recipes: first those that others need, then the others in turn.
 
     Args:
-        stop: whether to end after the step in hand.
-        interrupted: whether that is so because of a signal.
+        stop: whether to end after the current step.
+        interrupted: whether a signal is the reason.
     """
     for recipe in chosen:
         if recipe.kind in FOUNDATIONS and not stop():
@@ -289,13 +289,13 @@ def take_turns(
     stop: Callable[[], bool],
     interrupted: Callable[[], bool],
 ) -> None:
-    """Train all until they are done, always the one that has seen the smallest part of its images.
+    """Train all until done, always the one that has seen the smallest share of its images.
 
     A turn is ``export_every`` images and ends with an export, unless a signal ended it.
     """
     for training in trainings:
         if training.done and training.exported < training.images:
-            workshop.export(training)  # killed between the two
+            workshop.export(training)  # killed between training and export
     while not stop() and not all(training.done for training in trainings):
         training = min(trainings, key=lambda t: t.images / t.recipe.images)
         workshop.advance(training, training.images + workshop.config.export_every, stop)
@@ -304,7 +304,7 @@ def take_turns(
 
 
 def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
-    """The chosen recipe, or all of the zoo in the order in which they need one another.
+    """The chosen recipe, or all recipes of the zoo in order of dependence.
 
     Raises:
         InputError: if the zoo has no recipes.
@@ -316,7 +316,7 @@ def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
         folder = ROOT / "configs" / "train" / config.zoo.name
         if not folder.is_dir():
             known = ", ".join(sorted(path.name for path in (ROOT / "configs" / "train").iterdir()))
-            raise InputError(f"zoo={config.zoo.name} is not trained here; known: {known}")
+            raise InputError(f"zoo={config.zoo.name} has no training recipes; known: {known}")
         parts = ["classifier", "first-stage", config.zoo.first_stage.file, "preview"]
         names = dict.fromkeys([*parts, *config.zoo.denoisers])
         chosen = [OmegaConf.merge(OmegaConf.load(folder / f"{n}.yaml"), given) for n in names]

@@ -18,20 +18,20 @@ from stitch.allocation import Allocation
 
 
 class Wrapper(Protocol):
-    """What stands between a sampler and a trajectory, such as ``SharedPrefix`` or a cache."""
+    """A layer between a sampler and a trajectory, such as ``SharedPrefix`` or a cache."""
 
     def wrap(self, denoise: Denoise, trajectory: "Trajectory") -> Denoise:
-        """``denoise`` for one walk, which asks for the steps in order.
+        """Wrap ``denoise`` for one walk, which calls the steps in order.
 
         Args:
-            denoise: the trajectory, or what the wrapper before made of it.
-            trajectory: says who is evaluated at which step.
+            denoise: the trajectory, or the result of the previous wrapper.
+            trajectory: tells which denoisers are called at which step.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """``denoise(x, step)`` of a sampler, answered by the denoiser that owns the step.
+    """The ``denoise(x, step)`` of a sampler: the step's owner predicts.
 
     Attributes:
         denoisers: name -> denoiser, called as ``(x, t, y)``, with a ``spec``.
@@ -39,17 +39,17 @@ class Trajectory:
         timesteps: the sampler's timesteps, one per step.
         labels: (B,) int64 labels of the batch, on the denoisers' device.
         guidance: how conditional and guiding predictions are combined.
-        schedule: the sampler's noise schedule. Denoisers trained on another one, or that predict
-            something else than epsilon, are translated (see ``stitch.alignment``). Default: the
-            schedule of the denoisers, which must be the same for all.
+        schedule: the sampler's noise schedule. Denoisers that were trained on another one, or do
+            not predict epsilon, are translated (see ``stitch.alignment``). Default: the denoisers'
+            schedule, which all must share.
         aligned: whether denoisers of another schedule are called at the timestep of the state's
             log-SNR, or else at the sampler's own.
         embedding: width -> (B, width) random label embeddings, for guidance by those.
 
     Raises:
-        InputError: if steps and timesteps differ in number, if a denoiser is not there, if the
+        InputError: if steps and timesteps differ in number, if a denoiser is missing, if the
             denoisers do not fit one another (the message names what differs), or if no step is in
-            the interval of guidance.
+            the guidance interval.
     """
 
     denoisers: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]]
@@ -63,7 +63,7 @@ class Trajectory:
 
     def __post_init__(self):
         asked = {*self.allocation.denoisers, self.guidance.guide}
-        # Others stay as they are: a zoo loads a denoiser when it is first touched.
+        # Others are left alone: a zoo loads a denoiser on first use.
         specs = {n: self.denoisers[n].spec if n in asked else None for n in self.denoisers}
         check_fit(specs, self.allocation, len(self.timesteps), self.guidance, self.schedule)
 
@@ -73,7 +73,7 @@ class Trajectory:
         return evaluations(self.allocation, self.guidance, self._schedule.log_snr(self.timesteps))
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """(B, C, H, W) state at ``step`` -> guided epsilon (B, C, H, W), variance logits behind."""
+        """(B, C, H, W) state at ``step`` -> guided epsilon (B, C, H, W), then variance logits."""
         owner, *guide = self.evaluations[step]
         denoiser, t = self._translated(owner, step), self._t(owner, step, x)
         if not guide:
@@ -97,16 +97,16 @@ class Trajectory:
         }
 
     def _translated(self, name: str, step: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """A denoiser that takes the sampler's states and answers with the sampler's epsilon."""
+        """A denoiser that takes the sampler's state and returns the sampler's epsilon."""
         denoiser, view = self.denoisers[name], self._views[name][step]
         return lambda x, t, y: view.epsilon(denoiser(view.state(x), t, y).to(x.dtype), x)
 
     def _t(self, name: str, step: int, x: Tensor) -> Tensor:
-        """(1,) float32 timestep of the denoiser at ``step``, of all images: embedded once."""
+        """(1,) float32 timestep of the denoiser at ``step``, embedded once for all images."""
         return torch.full((1,), self._views[name][step].t, device=x.device)
 
     def _conditions(self, name: str) -> tuple[Tensor, int | Tensor]:
-        """Labels or their embeddings, and what stands for no class."""
+        """Labels or their embeddings, and the counterpart for no class."""
         denoiser = self.denoisers[name]
         if self.guidance.guide == NULL_CLASS:
             return self.labels, denoiser.spec.null_label
@@ -116,15 +116,15 @@ class Trajectory:
 def evaluations(
     allocation: Allocation, guidance: Guidance, log_snr: Sequence[float]
 ) -> list[tuple[str, ...]]:
-    """The denoisers evaluated at every step: the owner, and twice the owner or the guide as well.
+    """The denoisers called at every step: the owner once or, if guided, twice or with the guide.
 
-    What a trajectory costs: their number is the number of function evaluations (NFE).
+    Their total number is a trajectory's cost: the number of network evaluations (NFE).
 
     Args:
-        log_snr: that of the state at every step.
+        log_snr: the log-SNR of the state at every step.
 
     Raises:
-        InputError: if guidance is restricted to an interval without a step.
+        InputError: if no step is in the guidance interval.
     """
     active = [guidance.active(step, value) for step, value in enumerate(log_snr)]
     if guidance.scale != 1 and not any(active):
@@ -152,7 +152,7 @@ def check_fit(
     """Raise InputError unless ``allocation`` can be sampled in ``steps`` steps, guided.
 
     Args:
-        specs: name -> spec of the denoisers that there are.
+        specs: name -> spec of the existing denoisers.
         schedule: the sampler's, to translate to. Without it, the denoisers' schedules and
             prediction types must be the same.
     """
@@ -204,5 +204,5 @@ def check_fit(
             )
         if guided and guidance.guide == RANDOM_EMBEDDING and spec.label_width is None:
             raise InputError(
-                f"{name} takes no label embeddings, so guidance.guide={RANDOM_EMBEDDING} cannot be"
+                f"{name} takes no label embeddings; guidance.guide={RANDOM_EMBEDDING} needs them"
             )

@@ -1,4 +1,4 @@
-"""From a config to a run, all of it checked before anything expensive."""
+"""Build a run from a config, checked as a whole before anything expensive."""
 
 import dataclasses
 import functools
@@ -22,12 +22,11 @@ from stitch.trajectory import check_fit
 
 
 def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Run:
-    """Check that what ``config`` says fits together, and build its run.
+    """Check that the settings of ``config`` fit together, and build its run.
 
     Args:
         config: see ``configs/sample.yaml``; every setting is what ``scripts.schema`` says.
-        planning: whether weights may be missing. The run is then of no known weights: it can be
-            counted, but not made.
+        planning: whether weights may be missing. Such a run can be counted, but not sampled.
 
     Raises:
         InputError: naming the setting, its value and the fix.
@@ -48,7 +47,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Run:
     if not allocation.switches and "history" in chosen:
         chosen["history"] = "keep"  # no other denoiser's history to restart from
     guidance_settings = {
-        name: list(value) if isinstance(value, tuple) else value  # as it is read back
+        name: list(value) if isinstance(value, tuple) else value  # as JSON returns it
         for name, value in dataclasses.asdict(guidance).items()
     }
     foreign = [n for n in networks if zoo.specs[n].schedule != sampler.schedule.name]
@@ -95,7 +94,7 @@ def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
     scale = float(group.scale)
     channels = zoo.guidance_channels if group.channels is None else group.channels
     if scale == 1:
-        return samplers.Guidance(scale, channels)  # whoever the guide would be
+        return samplers.Guidance(scale, channels)  # whatever the guide
     intervals = {
         setting: tuple(group[setting])
         for setting in ("steps", "log_snr")
@@ -119,7 +118,7 @@ def _label_rule(rule, classes: Classes) -> str | list[int]:
 def load_zoo(config: DictConfig, device: torch.device) -> models.Zoo:
     """The zoo of the composed config (``configs/zoo/NAME.yaml`` with the command's overrides).
 
-    The points of a sweep get the same one: its networks are loaded once.
+    The points of a sweep share one, so that its networks are loaded once.
     """
     card = OmegaConf.to_yaml(config.zoo, resolve=True)
     dtype = devices.dtype(config.precision, device)

@@ -1,4 +1,4 @@
-"""What one process computes on, and in which precision."""
+"""The device and the precision of one process."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from stitch.runs import distributed
 
 
 def start() -> torch.device:
-    """Prepare this process to compute, as one of the ranks of torchrun or Slurm if it is one.
+    """Prepare this process to compute, as a rank of torchrun or Slurm if it is one.
 
     Returns:
         The device of this process.
@@ -26,7 +26,7 @@ def start() -> torch.device:
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise InputError(
-                f"process {local_rank} of this machine has no GPU, there are "
+                f"process {local_rank} of this machine has no GPU: there are "
                 f"{torch.cuda.device_count()}; start at most as many with --nproc-per-node"
             )
         torch.cuda.set_device(device)
@@ -38,8 +38,8 @@ def _keep_memory() -> None:
     """Let glibc keep freed memory for the next tensors instead of giving it back.
 
     By default it maps every large tensor anew, and the kernel clears it page by page, which took
-    6 % of a compiled DiT-S/2's time and 25 % of decoding the fashion zoo's latents. Elsewhere than
-    on Linux nothing is changed.
+    6 % of a compiled DiT-S/2's time and 25 % of decoding the fashion zoo's latents. It changes
+    nothing outside Linux.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -55,11 +55,11 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 def dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type of the networks: a name in ``PRECISIONS``, or ``auto``: bf16 where it is native.
 
-    Native are CUDA 8.0 and later, and CPUs that multiply bf16 (AVX512-BF16, AMX); other CPUs run
-    bf16 slowly.
+    It is native on CUDA 8.0 and later and on CPUs that multiply bf16 (AVX512-BF16, AMX); other CPUs
+    run bf16 slowly.
 
     Raises:
-        InputError: for another name, or a type that the device cannot multiply.
+        InputError: for an unknown name, or a type that the device cannot multiply.
     """
     if precision not in ("auto", *PRECISIONS):
         raise InputError(
@@ -83,7 +83,7 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def name(device: torch.device) -> str:
-    """What one process computes on, for records and figures."""
+    """The name of a process's device, for records and figures."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = "CPU"

@@ -20,7 +20,7 @@ T = TypeVar("T")
 def join(backend: str) -> None:
     """Join the process group of torchrun, or of a Slurm job, if there is one.
 
-    Ranks may wait long for one another: points of a sweep differ.
+    Time-outs are long, as the points of a sweep differ in length.
 
     Args:
         backend: ``nccl`` on GPUs, ``gloo`` on CPUs.
@@ -28,7 +28,7 @@ def join(backend: str) -> None:
     if "RANK" not in os.environ or dist.is_initialized():
         return
     store, rank_, size = next(dist.rendezvous("env://"))
-    # torchrun's restarts share one store: ranks must not find addresses of those before them.
+    # torchrun's restarts share one store: ranks must not find their predecessors' addresses.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}-of-{size}"
     store = dist.PrefixStore(attempt, store)
     dist.init_process_group(
@@ -40,7 +40,7 @@ def join(backend: str) -> None:
 
 
 def join_submitit() -> None:
-    """Make the tasks of a job of hydra-submitit-launcher the ranks that torchrun would start."""
+    """Turn the tasks of a hydra-submitit-launcher job into ranks, as torchrun would start them."""
     if "SUBMITIT_EXECUTOR" not in os.environ or "RANK" in os.environ:
         return
     from submitit import JobEnvironment
@@ -68,7 +68,7 @@ def barrier() -> None:
 
 
 def from_main(function: Callable[[], T]) -> T:
-    """What ``function`` gives the main rank, for all; the others do not call it."""
+    """The main rank's result of ``function``, on all ranks; the others do not call it."""
     if not dist.is_initialized():
         return function()
     value = [function() if is_main() else None]
@@ -77,7 +77,7 @@ def from_main(function: Callable[[], T]) -> T:
 
 
 def from_all(value: T) -> list[T]:
-    """The values of all ranks, in their order, for all."""
+    """The values of all ranks, in rank order, on all ranks."""
     values = [value] * world_size()
     if dist.is_initialized():
         dist.all_gather_object(values, value)
@@ -85,11 +85,11 @@ def from_all(value: T) -> list[T]:
 
 
 def gather(rows: Tensor, counts: Sequence[int]) -> Tensor | None:
-    """The rows of all ranks in the order of ranks, for the main one; None for the others.
+    """The rows of all ranks in rank order, on the main rank; None on the others.
 
     Args:
         rows: (counts[rank], ...) on the CPU.
-        counts: how many each rank has, the main one at least one.
+        counts: the number of rows of each rank; the main rank has at least one.
     """
     if not dist.is_initialized():
         return rows

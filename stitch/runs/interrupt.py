@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: heard after the batch in hand."""
+"""Signals that ask a process to end, handled after the current batch."""
 
 import contextlib
 import signal
@@ -13,14 +13,15 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """A block that SIGTERM (torchrun, Slurm) and SIGINT ask to end instead of ending it.
+    """A block in which SIGTERM (torchrun, Slurm) and SIGINT only request an end.
 
-    It gets a function that tells whether one has come; a second one acts at once. After the block
-    the process exits with ``EXIT_INTERRUPTED``. SIGUSR2 belongs to whoever handles it, as submitit
-    does to put a preempted job back into the queue: it gets the signal when the block has ended.
+    It yields a function that returns whether a signal has arrived; a second signal acts at once.
+    After the block, the process exits with ``EXIT_INTERRUPTED``. SIGUSR2 is included if it has a
+    handler, such as submitit's, which requeues a preempted job: the handler gets the signal after
+    the block.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals are the main thread's
+        yield lambda: False  # only the main thread gets signals
         return
     received = []
 
@@ -41,10 +42,10 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     if received:
         print(
             f"rank {distributed.rank()}: {received[0].name} received, finished batches are stored; "
-            "the same command goes on",
+            "the same command resumes",
             file=sys.stderr,
         )
         if signal.SIGUSR2 in received:
             signal.raise_signal(signal.SIGUSR2)
-            sys.exit(0)  # another task puts the job back; Slurm may end it if this one fails
+            sys.exit(0)  # another task requeues the job; Slurm may end it if this one fails
         sys.exit(EXIT_INTERRUPTED)

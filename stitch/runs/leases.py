@@ -1,9 +1,9 @@
-"""Who is making which shard: how any number of processes, on any machines, share one folder.
+"""Leases on shards, by which any number of processes, on any machines, share one folder.
 
-A lease is a file beside the shard, made with O_EXCL, that its owner keeps changing while it lives.
-Clocks are never compared: a lease is abandoned when the observer, by its own clock, has watched it
-unchanged for ``stale_seconds``, or at once when its owner was a process of this machine that is
-gone. Leases save work, they protect nothing: two owners of one shard would store the same images.
+A lease is a file beside the shard, created with O_EXCL, that its owner rewrites while it is alive.
+Clocks are never compared: a lease counts as abandoned when an observer, by its own clock, has seen
+it unchanged for ``stale_seconds``, or at once when its owner was a process of this machine that has
+ended. Leases save work and protect nothing: two owners of one shard would store the same images.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from stitch.runs.shards import storing
 
 _SUFFIX = ".lease"
 _NAME = re.compile(r"shard-(\d+)\.lease")
-_WIDTH = 320  # bytes; every version of a lease has them, so that it is overwritten in place
+_WIDTH = 320  # bytes of every version of a lease, so that it can be overwritten in place
 
 
 class Leases:
@@ -29,8 +29,8 @@ class Leases:
 
     Args:
         folder: where the shards are.
-        beat_seconds: how often leases held are changed.
-        stale_seconds: how long a lease of another machine is watched before it is taken over.
+        beat_seconds: time between rewrites of the held leases.
+        stale_seconds: how long another machine's lease must stay unchanged to be taken over.
     """
 
     def __init__(self, folder: Path, beat_seconds: float = 5.0, stale_seconds: float = 60.0):
@@ -57,7 +57,7 @@ class Leases:
         return self.folder / f"shard-{shard:06d}{_SUFFIX}"
 
     def take(self, shard: int) -> bool:
-        """Claim ``shard`` unless a living process has it; whether that succeeded.
+        """Claim ``shard`` unless a live process holds it; return whether that succeeded.
 
         Raises:
             ShardError: if the folder cannot be written to.
@@ -94,7 +94,7 @@ class Leases:
             grave.unlink(missing_ok=True)
 
     def report(self, shard: int, images: int) -> None:
-        """Tell the others how many images of a leased shard are made."""
+        """Tell the others how many images of a leased shard are sampled."""
         with self._lock, contextlib.suppress(OSError):
             self._held[shard] = self._held[shard][0], images
             self._write(shard)
@@ -107,7 +107,7 @@ class Leases:
             self.path(shard).unlink(missing_ok=True)
 
     def progress(self) -> dict[int, int]:
-        """Images made so far of every shard that anybody has leased."""
+        """Images sampled so far of every leased shard."""
         names = (_NAME.fullmatch(path.name) for path in self.folder.glob(f"shard-*{_SUFFIX}"))
         shards = [int(name[1]) for name in names if name]
         leases = {shard: self._read(shard)[1] for shard in shards}
@@ -124,7 +124,7 @@ class Leases:
         return unchanged >= self.stale_seconds
 
     def _read(self, shard: int) -> tuple[bytes | None, dict]:
-        """A lease's text, None without one, and what it says, nothing if its owner is writing."""
+        """A lease's text (None if missing) and content (empty while its owner is writing)."""
         try:
             text = self.path(shard).read_bytes()
         except OSError:
@@ -141,7 +141,7 @@ class Leases:
         file, images = self._held[shard]
         self._beats += 1
         lease = json.dumps({**self._owner, "images": images, "beat": self._beats})
-        # The file is written by its descriptor: if the lease was lost, no one else's is touched.
+        # Written through its descriptor, so that a lost lease never overwrites another one.
         os.pwrite(file, lease.ljust(_WIDTH).encode(), 0)
 
     def _beat(self) -> None:
@@ -155,7 +155,7 @@ class Leases:
 
 @functools.cache
 def _machine() -> str | None:
-    """What process numbers are unique in: a boot and a container. None where one cannot tell."""
+    """The scope in which process ids are unique: a boot and a container; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""How much memory there is, how many images fit it at once, and how much was taken."""
+"""Free memory, the batch size that fits it, and peak memory."""
 
 import os
 import resource
@@ -11,15 +11,15 @@ from models.cost import activation_bytes
 
 
 def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype) -> int:
-    """Images that a denoiser can certainly take at once, by the memory that is free.
+    """A batch size of a denoiser that certainly fits into the free memory.
 
-    Attention scores are counted, which fused attention does not store: more may fit.
+    Attention scores are counted, although fused attention does not store them: more may fit.
     """
     return free_bytes(zoo.device) // activation_bytes(zoo.skeleton(name).to(dtype))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a device has left."""
+    """Free memory of a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     pages = "SC_AVPHYS_PAGES"
@@ -32,14 +32,14 @@ def free_bytes(device: torch.device) -> int:
 
 
 def forget_peak() -> None:
-    """Let ``peak_mb`` start from what this process has now; Linux can."""
+    """Reset ``peak_mb`` to what this process has now; Linux only."""
     file = Path("/proc/self/clear_refs")
     if file.exists():
         file.write_text("5")
 
 
 def peak_mb(device: torch.device) -> dict[str, float]:
-    """The most memory that this process has had so far, MB of 10^6 bytes.
+    """Peak memory of this process so far, in MB of 10^6 bytes.
 
     ``peak_rss_mb`` on the host and, on a GPU, ``peak_allocated_mb``.
     """
@@ -51,7 +51,7 @@ def peak_mb(device: torch.device) -> dict[str, float]:
 
 def _peak_rss_mb() -> float:
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the process was forked from as well
+    if status.exists():  # getrusage includes the process that it was forked from
         line = next(text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""Which commit results are of; those that are shipped are of clean ones."""
+"""The commit that results come from; shipped results come from clean commits."""
 
 import functools
 import subprocess
@@ -11,11 +11,11 @@ SHIPPED = ROOT / "docs"
 
 
 def refuse_unclean(setting: str, path: str | Path) -> None:
-    """Refuse to write results that are shipped when no commit has the code that makes them.
+    """Refuse to write shipped results from code that is not committed.
 
     Args:
-        setting: that says where, for the error.
-        path: what would be written, or its folder.
+        setting: the setting that gives ``path``, for the error.
+        path: the file to be written, or its folder.
 
     Raises:
         InputError: if it is under docs/ and the code differs from its commit, or has none.
@@ -25,17 +25,17 @@ def refuse_unclean(setting: str, path: str | Path) -> None:
     here = commit()
     if here == "unknown" or here.endswith("-dirty"):
         raise InputError(
-            f"{setting}={path} is under docs/, whose results are of clean commits, and the code is "
-            f"at {here}; commit the changes first, or write elsewhere"
+            f"{setting}={path} is under docs/, whose results come from clean commits, but the code "
+            f"is at {here}; commit the changes first, or write elsewhere"
         )
 
 
 @functools.cache
 def commit() -> str:
-    """The commit of the code, with the mark ``-dirty`` if files differed from it at the first call.
+    """The commit of the code, marked ``-dirty`` if files differed from it at the first call.
 
-    What lies under docs/ does not count: it comes out of the code and does not go into it, and
-    writing one result there must not mark the next.
+    Files under docs/ do not count: they are outputs of the code, and writing one result there must
+    not mark the next.
     """
 
     def git(*arguments: str) -> str:

@@ -53,19 +53,19 @@ class Run:
 
     @cached_property
     def timing_key(self) -> str:
-        """Name of what determines the time of an image; see the function ``timing_key``."""
-        # The settings know a decoder by its weights.
+        """Hash of what determines the time per image; see the function ``timing_key``."""
+        # The settings identify a decoder by its weights.
         return timing_key({**self.settings, "decoder": self.zoo.decoder}, str(self.allocation))
 
     @cached_property
     def prefix_key(self) -> str:
-        """Name of what two runs must share for their trajectories to begin alike.
+        """Hash of what two runs must share for their trajectories to begin alike.
 
-        That is all but the allocation, and what follows from it.
+        That is everything except the allocation and what follows from it.
         """
         own = ("allocation", "weights", "sampler", "alignment")
         settings = {key: value for key, value in self.settings.items() if key not in own}
-        # The sampler as it is, because settings leave out what makes no difference to one run.
+        # The full sampler, because settings omit what makes no difference to a single run.
         sampler = {
             field.name: getattr(self.sampler, field.name)
             for field in dataclasses.fields(self.sampler)
@@ -75,7 +75,7 @@ class Run:
         return content_hash(
             {
                 **settings,
-                "zoo": id(self.zoo),  # precision and card are in no setting
+                "zoo": id(self.zoo),  # settings lack precision and card
                 "sampler": sampler,
                 "alignment": self.alignment,
                 "sizes": [self.num_images, self.batch_size, self.samples.shard_size],
@@ -90,11 +90,11 @@ class Run:
 
     @cached_property
     def networks(self) -> list[str]:
-        """The denoisers evaluated for one image, in order, as often as they are."""
+        """The network calls for one image in order, each by its denoiser's name."""
         return [name for step in self.evaluations for name in step]
 
     def cost(self) -> dict[str, float]:
-        """What one image costs: network evaluations, multiply-accumulates of the networks."""
+        """Cost of one image: network evaluations (NFE) and the networks' multiply-accumulates."""
         return {
             "nfe": len(self.networks),
             "macs_per_image": sum(self.zoo.macs(name) for name in self.networks),
@@ -123,13 +123,13 @@ class Run:
         Args:
             indices: B of them, computed together.
             callback: see ``stitch.sample``.
-            wrappers: what stands between sampler and trajectory, the outermost last.
+            wrappers: layers between sampler and trajectory, the outermost last.
 
         Returns:
             (B, C, H, W) latents, on the device of the zoo.
 
         Raises:
-            InputError: if the batch does not fit the memory, saying which one does.
+            InputError: if the batch does not fit into memory, naming a batch size that does.
             FloatingPointError: if a prediction is not finite.
         """
         try:
@@ -141,7 +141,7 @@ class Run:
         self, indices: range, wrappers: Sequence[Wrapper] = ()
     ) -> tuple[np.ndarray, list[int]]:
         """(B, H, W, C) uint8 images and B labels of global sample indices; see ``walk``."""
-        # Compiled networks take full batches: what the last one lacks is computed and left out.
+        # Compiled networks need full batches: the last one is padded, and the padding dropped.
         computed = range(indices.start, indices.start + self.batch_size)
         latents = self.walk(computed if self.compile else indices, wrappers=wrappers)
         try:
@@ -165,7 +165,7 @@ class Run:
         )
 
     def _too_large(self) -> str:
-        """What to do about a batch that did not fit."""
+        """The error message for a batch that did not fit, with a size that does."""
         torch.cuda.empty_cache()
         names = dict.fromkeys(self.networks)
         rows = min(memory.fitting(self.zoo, name, self.zoo.dtype) for name in names)
@@ -177,9 +177,9 @@ class Run:
 
 
 def timing_key(settings: dict, allocation: str) -> str:
-    """Name of what determines the time of an image, of a run or of a file of latencies.
+    """Hash of what determines the time per image, of a run or of a latency file.
 
-    The guidance scale does not, but for 1, which evaluates half as much.
+    The guidance scale does not matter, except 1, which needs half the network evaluations.
 
     Args:
         settings: a run's or a latency file's, with ``decoder``.

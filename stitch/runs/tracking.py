@@ -1,4 +1,4 @@
-"""Logging to wandb, and whether it can log, asked before the work that is to be logged."""
+"""Logging to wandb, with a check before the work that is to be logged."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def check_tracking(settings: DictConfig) -> None:
 
 
 def log_record(record: dict, settings: DictConfig) -> None:
-    """One wandb run of the record: its metrics logged, all else as config."""
+    """Log a record as one wandb run: its metrics, and all else as config."""
     import wandb
 
     facts = {key: value for key, value in record.items() if key != "metrics"}

@@ -14,13 +14,13 @@ from stitch.runs.run import Run
 
 
 def path_of(run: Run, runs: str | Path) -> Path:
-    """Where the trajectory of a run's first ``num_images`` images is."""
+    """The file of the trajectory of a run's first ``num_images`` images."""
     name = content_hash({"run": run.settings, "num_images": run.num_images})
     return Path(runs) / "trajectories" / f"{name}.npz"
 
 
 def make(run: Run, runs: str | Path) -> Path:
-    """Sample a run's first images once more, by the first rank, and store every state."""
+    """Sample a run's first images again, on the main rank, and store every state."""
     path = path_of(run, runs)
     if distributed.is_main() and not path.is_file():
         states: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""What a run needs before its first image: its networks loaded, and compiled if it says so."""
+"""Warm-up before a run's first image: load its networks and compile them if asked to."""
 
 import logging
 
@@ -19,16 +19,16 @@ def load(run: Run) -> None:
 
 
 def prepare(run: Run) -> None:
-    """Load the run's networks, and compile them if it says so, so that neither is timed."""
+    """Load the run's networks and compile them if ``run.compile``, so that neither is timed."""
     load(run)
     if run.compile:
         compile_networks(run)
 
 
 def compile_networks(run: Run) -> float:
-    """Compile what ``run`` evaluates, for its batch; return the seconds that took.
+    """Compile the networks of ``run`` for its batch size; return the seconds it took.
 
-    Without a compiler it says so and the networks stay as they are.
+    Without a compiler, it logs a warning and leaves the networks unchanged.
     """
     zoo, seconds = run.zoo, {}
     try:
@@ -45,7 +45,7 @@ def compile_networks(run: Run) -> float:
                 seconds["first-stage", len(latents)] = compile_forward(zoo.first_stage, latents)
     except CompileError as error:
         if distributed.is_main():
-            log.warning("compile=true is left out, the networks run uncompiled: %s", error)
+            log.warning("compile=true is ignored, the networks run uncompiled: %s", error)
     total = sum(seconds.values())
     if distributed.is_main() and seconds:
         log.info("compiled %d networks and batch sizes in %.1f s", len(seconds), total)
@@ -53,7 +53,7 @@ def compile_networks(run: Run) -> float:
 
 
 def _shapes(run: Run) -> set[tuple[str, int]]:
-    """Denoiser and rows of every call; one that guides itself takes both halves at once."""
+    """Denoiser and rows of every network call; a self-guided one takes both halves at once."""
     shapes = set()
     for names in run.evaluations:
         both = len(names) == 2 and names[0] == names[1]

@@ -174,7 +174,7 @@ def test_a_denoiser_without_a_first_stage_says_what_to_train_first(photographs, 
 
 
 def test_a_zoo_without_recipes_names_those_that_have_them():
-    with pytest.raises(InputError, match="not trained here; known: fashion, imagenette64"):
+    with pytest.raises(InputError, match="has no training recipes; known: fashion, imagenette64"):
         train("zoo=imagenet256-dit")
 
 

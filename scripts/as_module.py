@@ -1,4 +1,4 @@
-"""Imported by a command that was started as a file, beside which it lies: says how to start it."""
+"""Imported by a command that was started as a file: says how to start it, and exits."""
 
 import sys
 from pathlib import Path

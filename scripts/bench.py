@@ -1,7 +1,7 @@
 """Measure speed: ``python -m scripts.bench network zoo=imagenet256-dit batch_size=16``.
 
-``network``: every denoiser against the machine's own matrix products; ``trajectory``: what
-stitching gains of what it could; ``peers``: the same weights and steps in other libraries;
+``network``: every denoiser against the machine's own matrix products; ``trajectory``: how much of
+its possible speed-up stitching reaches; ``peers``: the same weights and steps in other libraries;
 ``profile``: the operators that a network call spends its time in; ``scaling``: more processes;
 ``latency``: scripts.latency by another name.
 """

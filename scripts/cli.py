@@ -1,4 +1,4 @@
-"""How every command is started, and how it reports a mistake of its user: one line, exit code 2."""
+"""How every command is started, and how it reports a user's mistake: one line, exit code 2."""
 
 import functools
 import os
@@ -23,14 +23,14 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 class CommandLineError(Exception):
-    """A command cannot be started as it was; the message says how it can."""
+    """A command was started wrongly; the message says how to start it."""
 
 
 def command(config_name: str) -> Callable[[Callable], Callable]:
     """Decorate ``main(config)``: it gets the Hydra config ``configs/CONFIG_NAME.yaml``, checked.
 
-    What ``is_mistake`` knows ends the command with one line; anything else that is raised is ours
-    and keeps its traceback.
+    A mistake (``is_mistake``) ends the command with one line; any other exception is a bug and
+    keeps its traceback.
     """
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -64,8 +64,8 @@ def resolve(config: DictConfig, name: str) -> None:
     """Resolve a composed config of the command ``name`` and check its settings; in place.
 
     Raises:
-        InputError: for a setting that is not what it must be.
-        OmegaConfBaseException: for one that refers to nothing.
+        InputError: for a setting of the wrong kind.
+        OmegaConfBaseException: for a reference to nothing.
     """
     OmegaConf.resolve(config)
     schema.check(config, name)
@@ -82,10 +82,10 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def with_figures(name: str, words: Sequence[str]) -> list[str]:
-    """``words`` with the figures written out that ``figure=all`` or ``figure=ablations`` stand for.
+    """``words`` with ``figure=all`` or ``figure=ablations`` replaced by the figures of that set.
 
-    They are the files in ``configs/figure`` with that ``set``. Commands of all figures take those
-    of the paper unless told otherwise.
+    A set is the files in ``configs/figure`` with that ``set``. Commands of all figures use the
+    paper's by default.
     """
     if name not in ("figures", "claims", "report") or not _QUESTIONS.isdisjoint(words):
         return list(words)
@@ -107,9 +107,9 @@ def overrides() -> list[str]:
 
 
 def check_groups(words: Sequence[str]) -> None:
-    """Refuse a number, true, false or null where a file of a group of configs is chosen.
+    """Refuse a number, true, false or null as the choice of a config group.
 
-    Hydra does so too, without saying which.
+    Hydra does so too, without naming the group.
     """
     for text in words:
         group = text.partition("=")[0]
@@ -127,7 +127,7 @@ def check_groups(words: Sequence[str]) -> None:
 
 
 def check_launcher(arguments: Sequence[str]) -> None:
-    """Refuse a launcher that would not be used, or has nothing to launch with."""
+    """Refuse a launcher that would be ignored, or that cannot launch anything here."""
     words = [word.partition("=") for word in arguments]
     chosen = [value for name, _, value in words if name in ("launcher", "hydra/launcher")]
     names = {name for name, *_ in words}
@@ -140,15 +140,15 @@ def check_launcher(arguments: Sequence[str]) -> None:
         )
 
 
-# What Hydra is asked for without running the command.
+# Options that Hydra handles without running the command.
 _QUESTIONS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 
 
 def prepare(arguments: list[str]) -> None:
-    """Get ready for ``python -m scripts.NAME``, or answer ``--help`` and the like and exit.
+    """Prepare for ``python -m scripts.NAME``, or handle ``--help`` and the like and exit.
 
-    ``scripts/__init__.py`` calls this, which Python runs before the command's own module. That one
-    imports torch, which takes seconds; Hydra's answers need the config ``configs/NAME.yaml`` only.
+    ``scripts/__init__.py`` calls this before Python runs the command's own module. That one imports
+    torch, which takes seconds; Hydra's own options need only ``configs/NAME.yaml``.
 
     Args:
         arguments: of the interpreter; if they start no command, nothing is done.
@@ -163,7 +163,7 @@ def prepare(arguments: list[str]) -> None:
         def question(config: DictConfig) -> None:
             raise AssertionError("Hydra answers without calling the command")
 
-        question.__module__ = module  # Hydra names the command in its answer
+        question.__module__ = module  # Hydra names the command in its output
         command(name)(question)()
         sys.exit(0)
 
@@ -173,9 +173,9 @@ def _asks(arguments: Sequence[str]) -> bool:
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace) -> None:
-    """What Python does at an exception that nobody caught, in one line if it was Ctrl-C."""
+    """Handle an uncaught exception as Python does, but report Ctrl-C in one line."""
     if issubclass(kind, KeyboardInterrupt):
-        print("\ninterrupted; what was finished is kept, start it again to go on", file=sys.stderr)
+        print("\ninterrupted; finished work is kept, run it again to resume", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -193,12 +193,12 @@ def user_errors() -> Iterator[None]:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether it is the user's: of the command line, or what ``models.errors`` says is one."""
+    """Whether an error is the user's: in the command line, or by ``models.errors``."""
     if isinstance(error, CommandLineError | HydraException | OmegaConfBaseException):
         return True
     if isinstance(error, OSError):
         return error.errno is not None
-    # Imported here it would take torch; where it was not, nobody can have raised its errors.
+    # Importing it here would import torch; if it was not imported, none of its errors was raised.
     errors = sys.modules.get("models.errors")
     return errors is not None and errors.is_mistake(error)
 
@@ -225,7 +225,7 @@ def _unreadable(override: str) -> str:
     """What to do about an override that Hydra cannot parse."""
     name, equals, value = override.partition("=")
     if not equals:
-        return f"{override} is no setting; settings are given as NAME=VALUE"
+        return f"{override} is not a setting; give settings as NAME=VALUE"
     escaped = value.replace('"', '\\"')
     quoted = shlex.quote(f'{name}="{escaped}"')
     return f"{override} cannot be read; if the value is text, quote it twice: {quoted}"

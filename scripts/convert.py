@@ -34,14 +34,14 @@ def main(config: DictConfig) -> None:
     check_writable(target.parent, "target")
     source = models.load_checkpoint(network, config.source, config.ema)
     if config.ema and source.averaged is False:
-        log.warning("%s has no averages, its raw weights are taken", config.source)
+        log.warning("%s has no averages, using its raw weights", config.source)
     if source.key is not None:
         log.info("weights of %s: %s", config.source, source.key)
     facts = {
         "network": config.network,
         "source": str(config.source),
         "source_sha256": recorded_sha256(config.source),
-        "key": source.key,  # None: the file is nothing but weights
+        "key": source.key,  # None: the file holds only weights
         "ema": source.averaged,  # None: the file does not say so
         "commit": provenance.commit(),
     }

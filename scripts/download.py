@@ -1,6 +1,6 @@
 """Get a zoo's published files: ``python -m scripts.download zoo=imagenet256-dit [what=all]``.
 
-Interrupted, the same command goes on where it stopped.
+After an interruption, the same command resumes.
 """
 
 if not __package__:

@@ -1,6 +1,6 @@
 """Draw figures and tables of the paper: ``python -m scripts.figures figure=fig05 [run=true]``.
 
-They are drawn from records only. Missing ones are listed with their cost, or made at once with
+They are drawn from records only. Missing records are listed with their cost, or created with
 ``run=true`` (alone or under torchrun). ``figure=all``, ``figure=[fig05,fig06]``, ``dry_run=true``.
 """
 

@@ -1,6 +1,6 @@
 """Measure how long allocations take: ``python -m scripts.latency zoo=fashion sampler.steps=20``.
 
-Written to ``RUNS/latency``.
+Results go to ``RUNS/latency``.
 """
 
 if not __package__:

@@ -1,7 +1,7 @@
 """Make a reference file of real images: ``python -m scripts.reference [images=PATH]``.
 
-``images=PATH images.resize=256`` takes a folder of pictures of all sizes and modes, such as one's
-own ImageNet, and brings them to one size as ADM's references were made.
+``images=PATH images.resize=256`` takes a folder of pictures of all sizes and modes, such as your
+own ImageNet, and brings them to one size as ADM does.
 """
 
 if not __package__:
@@ -45,7 +45,7 @@ def main(config: DictConfig) -> None:
     if config.images.path is None:
         images = open_dataset(config.eval.data, "train", **config.data)
         data = {"data": f"{config.eval.data}, training split", "data_sha256": images.sha256}
-        ordered = bool((images.labels.diff() >= 0).all())  # the first would be of few classes
+        ordered = bool((images.labels.diff() >= 0).all())  # the first would cover few classes
     else:
         images, data = own_images(config.images)
         distributed.from_main(lambda: images.require(images.count))
@@ -64,7 +64,7 @@ def main(config: DictConfig) -> None:
         "device": devices.name(device),
         "commit": provenance.commit(),
     }
-    # Float16 holds the shipped classifier's features well; others' are kept as they are.
+    # Float16 is precise enough for the shipped classifier's features; others keep their type.
     dtype = torch.float16 if config.images.path is None else torch.float32
     save_reference(config.reference, found, config.num_features, facts, dtype, spread=ordered)
     log.info("reference of %d images: %s", images.count, config.reference)

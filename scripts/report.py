@@ -1,4 +1,4 @@
-"""One HTML page of all that was found: ``python -m scripts.report zoo=fashion``."""
+"""One HTML page of all results: ``python -m scripts.report zoo=fashion``."""
 
 if not __package__:
     import as_module  # noqa: F401  says how to start it, and exits

@@ -1,7 +1,7 @@
 """Sample images of one run: ``python -m scripts.sample allocation.small=0.4 num_images=5000``.
 
 Alone or under ``torchrun --nproc-per-node=N -m scripts.sample``, on one machine or many (see
-docs/distributed.md). Interrupt it at any time: the same command makes what is missing, and the
+docs/distributed.md). Interrupt it at any time: the same command samples what is missing, and the
 images are the same.
 """
 
@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
     refuse_unclean("samples", run.samples.path)
     made = sample_missing(run)
     if distributed.is_main():
-        done = "" if made else " (all were there already)"
+        done = "" if made else " (all already existed)"
         log.info("run %s: %s", run.id, run.allocation)
         log.info("%d images in %s%s", run.num_images, run.samples.path, done)
         log.info("sha256 of the images: %s", folder_digest(run.samples, run.num_images))

@@ -1,11 +1,11 @@
-"""What every setting of every command may be, checked before anything else is done.
+"""The valid values of every setting of every command, checked before anything else is done.
 
 The table is ``scripts/schema.yaml``.
 
 A setting is named with its groups, ``guidance.scale``; in a pattern ``*`` stands for one name and
-``**`` for any number of them, and the first pattern that fits counts. Types and ranges are here;
-whether values fit one another, a zoo or a file is found by whoever uses them. What the library
-knows by name (samplers, networks, metrics, noise schedules), it refuses by name itself.
+``**`` for any number of them, and the first pattern that matches counts. The table has types and
+ranges; whether values fit one another, a zoo or a file is checked where they are used. Unknown
+names (of samplers, networks, metrics, noise schedules) are refused by the library.
 """
 
 import functools
@@ -22,7 +22,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 TABLE = Path(__file__).with_suffix(".yaml")
-LARGEST = 2**63 - 1  # of what numpy and torch count with
+LARGEST = 2**63 - 1  # the largest integer of numpy and torch
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Kind:
     """One kind of value.
 
     Attributes:
-        text: what a value of it is, for people: "SETTING must be TEXT".
-        holds: plain value -> whether it is one.
-        items: the kind of the items, if a single one may stand for a list of one.
+        text: its description in messages: "SETTING must be TEXT".
+        holds: plain value -> whether it is of this kind.
+        items: the kind of a list's items, if a single value may stand for a list of one.
     """
 
     text: str
@@ -52,7 +52,7 @@ def one_of(*names: str) -> Kind:
 
 
 def whole(least: int, most: int = LARGEST) -> Kind:
-    """Whole numbers from ``least`` to ``most``; true and false are none."""
+    """Whole numbers from ``least`` to ``most``; true and false are excluded."""
     return Kind(
         f"a whole number, {least} or more"
         if most == LARGEST
@@ -143,7 +143,7 @@ def _parse(words: list[str]) -> Kind:
 
 SETTINGS = {name: parse(text) for name, text in yaml.safe_load(TABLE.read_text()).items()}
 
-# What a setting is in one command and not in the others.
+# Settings whose kind differs in one command.
 OF_COMMANDS = {
     command: {name: parse(text) for name, text in settings.items()}
     for command, settings in {
@@ -163,9 +163,9 @@ def check(config: DictConfig, command: str) -> None:
         command: whose it is, a name in ``configs/``.
 
     Raises:
-        InputError: naming the first setting that is not what it must be, and what that is.
+        InputError: naming the first setting of the wrong kind, and the right kind.
     """
-    from models.errors import InputError  # takes torch, which an answer to --help does not need
+    from models.errors import InputError  # imports torch, which --help does not need
 
     for setting, value in settings(OmegaConf.to_container(config), command):
         kind = kind_of(setting, command)
@@ -187,7 +187,7 @@ def check(config: DictConfig, command: str) -> None:
 
 
 def settings(value: Any, command: str, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting within a plain ``value``, and what it is; Hydra's own have their schema."""
+    """Every setting within a plain ``value``, with its value; Hydra checks its own settings."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, part in items:
         setting = f"{name}.{key}" if name else str(key)
@@ -200,7 +200,7 @@ def settings(value: Any, command: str, name: str = "") -> Iterator[tuple[str, An
 
 
 def is_group(setting: str, value: Any, command: str) -> bool:
-    """Whether ``value`` has settings inside, or is one itself."""
+    """Whether ``value`` contains settings instead of being one."""
     if not isinstance(value, dict | list):
         return False
     inside = value if isinstance(value, dict) else range(len(value))
@@ -220,7 +220,7 @@ def kind_of(setting: str, command: str) -> Kind | None:
 
 @functools.cache
 def pattern_of(setting: str) -> str | None:
-    """The first pattern of ``SETTINGS`` that fits."""
+    """The first pattern of ``SETTINGS`` that matches."""
     if setting in SETTINGS:
         return setting
     return next((p for p, expression in _patterns() if expression.fullmatch(setting)), None)
@@ -237,5 +237,5 @@ def _patterns() -> list[tuple[str, re.Pattern]]:
 
 
 def shown(value: Any) -> str:
-    """A value as one writes it on the command line, nearly."""
+    """A value roughly as it is written on the command line."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,9 +1,9 @@
 """Sample and evaluate a sweep: ``python -m scripts.sweep -m allocation.small=0,0.1,...,1``.
 
 A point is one run with one record. Recorded points are skipped, half-sampled ones are finished;
-points that differ in their allocations only share the beginnings of their trajectories. All points
-are made by one process, or by the ranks of one torchrun; with ``launcher=NAME`` each is a job of
-Hydra's launcher.
+points that differ only in their allocations share the beginnings of their trajectories. All points
+run in one process, or on the ranks of one torchrun; with ``launcher=NAME`` each is a job of Hydra's
+launcher.
 """
 
 if not __package__:
@@ -49,10 +49,10 @@ def multirun(words: list[str]) -> None:
 
 
 def sweep(configs: list[DictConfig]) -> None:
-    """Make the records of all points, or say what that takes; exit code 1 if a point fails."""
+    """Create the records of all points, or print what they cost; exit code 1 if a point fails."""
     device = devices.start()
     planning = configs[0].dry_run
-    # Points may differ in how they are evaluated and where they are kept, though few do.
+    # Points may differ in evaluation and in folder, though few do.
     parts: dict[str, tuple[DictConfig, list[Run]]] = {}
     for config in configs:
         if not planning:

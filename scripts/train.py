@@ -1,7 +1,7 @@
 """Train the networks of a zoo: ``python -m scripts.train zoo=imagenette64`` trains all of them.
 
 ``train=imagenette64/DiT-S`` trains one; ``torchrun --nproc-per-node=N -m`` uses several processes.
-Interrupt it at any time: the same command goes on, bit-exactly on one CPU.
+Interrupt it at any time: the same command resumes, bit-exactly on one CPU.
 """
 
 if not __package__:
@@ -45,7 +45,7 @@ def main(config: DictConfig) -> None:
 
         train(workshop, chosen, stop, interrupted)
         if time.monotonic() > deadline:
-            log.info("train.minutes=%g are over; the same command goes on", config.train.minutes)
+            log.info("train.minutes=%g are over; the same command resumes", config.train.minutes)
 
 
 if __name__ == "__main__":

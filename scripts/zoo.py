@@ -1,4 +1,4 @@
-"""What there is: ``python -m scripts.zoo``, a table of every zoo and its networks."""
+"""A table of every zoo and its networks: ``python -m scripts.zoo``."""
 
 if not __package__:
     import as_module  # noqa: F401  says how to start it, and exits
@@ -28,7 +28,7 @@ def main(config: DictConfig) -> None:
 
 
 def table(zoo: models.Zoo) -> list[tuple[str, ...]]:
-    """One row a network; see ``HEADER``. Files that are there are checked against their SHA-256."""
+    """One row per network; see ``HEADER``. Existing files are checked against their SHA-256."""
     rows = []
     for name in [*zoo.denoisers, *(n for n in ("first-stage", "preview") if zoo.has(n))]:
         network, file = zoo.skeleton(name), zoo.file(name)

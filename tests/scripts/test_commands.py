@@ -96,7 +96,7 @@ def test_a_run_with_a_killed_rank_is_finished_by_the_same_command_alone(alone, t
 
 def test_sampling_again_makes_nothing_and_says_so(alone):
     result = succeed("sample", *SMALL, f"samples={alone}")
-    assert "all were there already" in result.stdout
+    assert "all already existed" in result.stdout
 
 
 def test_another_batch_size_changes_rounding_only(alone, tmp_path):
@@ -208,8 +208,8 @@ def test_a_plan_says_what_is_there_and_what_is_missing_and_makes_nothing(drawn):
         ("sample", ["allocation.fractions=[0.4,0.4]"], "sum to 0.8"),
         ("sample", ["allocation.fractions=[-0.4,1.4]"], "fraction of DiT-S is -0.4"),
         ("sample", ["allocation.denoisers=[DiT-S,DiT-L]"], "has no DiT-L; known: DiT-S, DiT-B"),
-        ("sample", ["labels=[3,10]"], "labels [10] are no classes"),
-        ("sample", ["labels=[3,cat]"], "labels ['cat'] are no classes of this zoo; its classes"),
+        ("sample", ["labels=[3,10]"], "labels [10] are not classes"),
+        ("sample", ["labels=[3,cat]"], "labels ['cat'] are not classes of this zoo; its classes"),
         ("sample", ["labels=[0.5]"], "labels=[0.5] must be random | balanced | classes"),
         ("sample", ["sampler.steps=1001"], "sampler.steps=1001"),
         ("sample", ["num_images=0"], "num_images=0"),

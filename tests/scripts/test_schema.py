@@ -154,7 +154,7 @@ def test_a_single_value_where_a_list_is_wanted_is_a_list_of_one():
         ("sample", "guidance=1.5", "guidance=1.5: guidance is a group of settings; choose one of"),
         ("sample", "sampler=null", "choose one of ddim, ddpm, dpm_solver"),
         ("sweep", "zoo=true", "zoo=true: zoo is a group"),
-        ("sample", "5", "5 is no setting; settings are given as NAME=VALUE"),
+        ("sample", "5", "5 is not a setting; give settings as NAME=VALUE"),
         ("sweep", "launcher=joblib", "launcher=joblib is for the points of a sweep: add -m"),
     ],
 )

@@ -80,6 +80,6 @@ def test_ctrl_c_ends_a_command_with_one_line():
     start = "import sys; sys.orig_argv = ['python', '-m', 'scripts.evaluate']; import scripts; "
     code, errors = started("-c", start + "raise KeyboardInterrupt")
     assert code == -signal.SIGINT
-    assert errors == "\ninterrupted; what was finished is kept, start it again to go on\n"
+    assert errors == "\ninterrupted; finished work is kept, run it again to resume\n"
     code, errors = started("-c", start + "raise ValueError")
     assert code == 1 and errors.startswith("Traceback")

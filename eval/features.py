@@ -6,7 +6,7 @@ Each gives some of three kinds: ``features`` (Frechet distance, KID, precision a
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -238,7 +238,10 @@ def find_weights(path: str | Path, url: str | None = None) -> Path:
 
 @torch.no_grad()
 def extract(
-    extractor: FeatureExtractorBase, batches: Iterable[Tensor], kinds: Sequence[str] | None = None
+    extractor: FeatureExtractorBase,
+    batches: Iterable[Tensor],
+    kinds: Sequence[str] | None = None,
+    check: Callable[[Mapping[str, Tensor]], None] | None = None,
 ) -> dict[str, Tensor]:
     """Features of (B, C, H, W) uint8 batches: kind -> (N, D) float32 on the CPU.
 
@@ -246,6 +249,7 @@ def extract(
 
     Args:
         kinds: those to keep; None keeps all that the extractor gives.
+        check: called with the features of the first batch.
 
     Raises:
         FloatingPointError: if a feature is not finite.
@@ -265,5 +269,7 @@ def extract(
                         f"{kind} of the {len(batch)} images after the first {done} are not "
                         "finite: the extractor's weights are broken"
                     )
+            if check is not None and not done:
+                check({kind: parts[0] for kind, parts in rows.items()})
             done += len(batch)
     return {kind: torch.cat(parts) if parts else torch.empty(0) for kind, parts in rows.items()}

@@ -13,7 +13,7 @@ from models.errors import is_mistake
 from stitch.prefix import SharedPrefix
 from stitch.runs import distributed, interrupt
 from stitch.runs.fill import begin, fill
-from stitch.runs.generate import batches, sample_missing, timing_facts
+from stitch.runs.generate import batches, sample_lacking, timing_facts
 from stitch.runs.run import Run
 from stitch.runs.warmup import prepare
 
@@ -51,7 +51,7 @@ def sample_together(group: list[Run]) -> tuple[dict[str, str], dict[str, int]]:
         for run in going:
             # Alone, or what another process took and did not finish.
             if not interrupted() and run.id not in failures:
-                _try(failures, run, sample_missing, run)
+                _try(failures, run, sample_lacking, run)
     merged = {}
     for found in distributed.from_all(failures):
         merged |= found
@@ -65,7 +65,7 @@ def _share(
     """Make shard after shard, each for all runs; those that another process makes are left out."""
     counts = {"made": 0, "saved": 0}
     first, *_ = going
-    wanted = {run: set(run.samples.missing(run.num_images)) for run in going}
+    wanted = {run: set(run.samples.lacking(run.num_images)) for run in going}
     shards = sorted(set().union(*wanted.values()))
     start = distributed.rank() * len(shards) // distributed.world_size()
     for run in going:

@@ -139,6 +139,29 @@ def test_evaluation_writes_one_record_of_metrics_protocol_and_cost(alone, tmp_pa
     assert path.read_bytes() == content
 
 
+def test_two_processes_give_the_record_of_one(alone, tmp_path):
+    evaluate = ["evaluate", f"samples={alone}", "eval.batch_size=10"]
+    records = []
+    for processes in (None, 2):
+        succeed(*evaluate, f"runs={tmp_path / str(processes)}", processes=processes)
+        (path,) = (tmp_path / str(processes) / "records").glob("*.json")
+        records.append(json.loads(path.read_text()))
+    one, two = records
+    assert two["metrics"] == one["metrics"]
+    hashes = [record["provenance"]["image_hashes_sha256"] for record in records]
+    assert hashes[0] == hashes[1]
+    assert one["provenance"]["images_sha256"] == digest(alone)
+    assert "images_sha256" not in two["provenance"]  # neither has seen all of them
+    damaged = shutil.copytree(alone, tmp_path / "damaged")
+    path = damaged / "shard-000001.npz"
+    path.write_bytes(path.read_bytes().replace(b"\x00\x01", b"\x01\x01"))
+    words = [*evaluate[:1], f"samples={damaged}", f"runs={tmp_path / 'no'}", evaluate[2]]
+    result = run(*words, processes=2)
+    assert result.returncode != 0
+    assert f"samples={damaged} lacks a shard with 10 of 40 images: {path} is" in result.stderr
+    assert not (tmp_path / "no" / "records").exists()
+
+
 def test_evaluation_of_more_images_than_there_are_is_refused(alone, tmp_path):
     message = refusal("evaluate", f"samples={alone}", f"runs={tmp_path}", "num_images=41")
     assert "num_images=41, but there are 40 images" in message

@@ -20,7 +20,7 @@ from eval.paper.points import Planner
 from models.errors import InputError
 from scripts import cli, sweep
 from stitch.cost import CostTable
-from stitch.runs import build, devices
+from stitch.runs import build, devices, shards
 from stitch.runs.generate import sample_missing
 from stitch.runs.grouped import groups
 from stitch.runs.shards import folder_digest
@@ -114,6 +114,44 @@ def test_points_made_together_have_the_images_and_metrics_of_points_made_alone(t
 FIRST_OF_THEIR_KIND = ("DiT-B*4", "DiT-S*2+DiT-B*2")
 
 
+@pytest.fixture
+def read(monkeypatch):
+    """The shards that are read, once for each time."""
+    paths, load = [], shards._load
+    monkeypatch.setattr(shards, "_load", lambda path: paths.append(path) or load(path))
+    return paths
+
+
+@pytest.mark.parametrize("shares", [(0.5,), (0, 0.5, 1)])
+def test_between_sampling_and_metrics_a_shard_is_read_once(shares, tmp_path, evaluator, read):
+    made = points(tmp_path, shares=shares)
+    assert experiments.make_records(made, evaluator, store_of(tmp_path)) == {}
+    once = {run.samples.shard_path(shard) for run in made for shard in (0, 1)}
+    assert len(read) == len(once) and set(read) == once
+    read.clear()
+    assert experiments.make_records(made, evaluator, store_of(tmp_path)) == {}
+    assert len(read) == len(once) and set(read) == once  # compared with their records
+
+
+def test_a_shard_damaged_after_sampling_gives_no_number(tmp_path, evaluator, monkeypatch):
+    sampled = experiments.sample_together
+
+    def harm(runs):
+        found = sampled(runs)
+        path = runs[0].samples.shard_path(1)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        return found
+
+    monkeypatch.setattr(experiments, "sample_together", harm)
+    monkeypatch.setattr(Evaluator, "_metrics", None)
+    (run,) = points(tmp_path, shares=[0.5])
+    (reason,) = experiments.make_records([run], evaluator, store_of(tmp_path)).values()
+    assert "lacks a shard with 6 of 12 images" in reason and "000001.npz is damaged" in reason
+    assert list(store_of(tmp_path).all()) == []
+
+
 def farthest(inputs):
     """Made up: the largest distance of a sample to its nearest reference."""
     distances = torch.cdist(inputs.sample["features"], inputs.reference)
@@ -167,7 +205,8 @@ def test_a_point_that_fails_is_named_and_the_rest_is_finished(tmp_path, evaluato
     assert record["run"]["allocation"] == "DiT-S*4"
 
 
-def test_a_sweep_with_failures_lists_them_and_exits_with_1(tmp_path, caplog):
+@pytest.mark.parametrize("hashes", ["both", "the first ones"])
+def test_a_sweep_with_failures_lists_them_and_exits_with_1(hashes, tmp_path, caplog):
     run, *_ = points(tmp_path, shares=[0])
     sample_missing(run)
     config = compose(*FEW, f"runs={tmp_path}", "allocation.small=0")
@@ -175,6 +214,8 @@ def test_a_sweep_with_failures_lists_them_and_exits_with_1(tmp_path, caplog):
     (path,) = (tmp_path / "records").glob("*.json")
     record = json.loads(path.read_text())
     record["provenance"] |= {"images_sha256": "0" * 64, "commit": "abc123"}
+    if hashes == "the first ones":
+        del record["provenance"]["image_hashes_sha256"]
     del record["sha256"]  # as a record of other images would have another
     path.write_text(json.dumps(record))
     with pytest.raises(SystemExit) as error:

@@ -10,6 +10,7 @@ from eval.estimate import Costs, PlanLine, cost, plan_text, setting_text
 from eval.evaluator import Evaluator
 from eval.extraction import hash_shared
 from eval.images import ShardImages
+from eval.unstored import make_unstored
 from models.errors import is_mistake
 from stitch.runs import distributed
 from stitch.runs.grouped import groups, sample_together
@@ -30,11 +31,16 @@ def stored_record(run: Run, evaluator: Evaluator, store: ResultStore) -> dict | 
     return store.get(run.settings, evaluator.protocol(run.num_images))
 
 
-def make_records(runs: Iterable[Run], evaluator: Evaluator, store: ResultStore) -> dict[str, str]:
+def make_records(
+    runs: Iterable[Run], evaluator: Evaluator, store: ResultStore, store_images: bool = True
+) -> dict[str, str]:
     """Sample and evaluate every run that has no record, by all ranks.
 
     Runs that differ in their allocations only are sampled together (see ``stitch.runs.grouped``). A
     run that fails is left out, the others are finished.
+
+    Args:
+        store_images: whether the images are kept in the runs' folders; see ``eval.unstored``.
 
     Returns:
         Hash of run -> its allocation and what went wrong.
@@ -55,21 +61,12 @@ def make_records(runs: Iterable[Run], evaluator: Evaluator, store: ResultStore) 
                 failures[run.id] = f"{run.allocation}: {difference}"
             else:
                 log.info("%s is recorded already", run.allocation)
-        failed, made = sample_together(missing) if missing else ({}, {})
-        counts = {key: counts[key] + made.get(key, 0) for key in counts}
-        for run in missing:
-            name = run.id
-            try:
-                if name not in failed:
-                    evaluator.record(run.samples, run.num_images, store, run.cost())
-            except Exception as error:
-                if distributed.world_size() > 1:
-                    raise  # the other ranks wait for this one: torchrun ends them all
-                if not is_mistake(error):
-                    log.exception("%s failed", run.allocation)
-                failed[name] = f"{type(error).__name__}: {error}"
-            if name in failed:
-                failures[name] = f"{run.allocation}: {failed[name]}"
+        if not missing:
+            continue
+        make = _make_stored if store_images else make_unstored
+        failed, made = make(missing, evaluator, store)
+        counts = {key: counts[key] + made[key] for key in counts}
+        failures |= {r.id: f"{r.allocation}: {failed[r.id]}" for r in missing if r.id in failed}
     if counts["saved"]:
         whole = counts["made"] + counts["saved"]
         log.info(
@@ -79,6 +76,24 @@ def make_records(runs: Iterable[Run], evaluator: Evaluator, store: ResultStore) 
             100 * counts["saved"] / whole,
         )
     return failures
+
+
+def _make_stored(
+    group: list[Run], evaluator: Evaluator, store: ResultStore
+) -> tuple[dict[str, str], dict[str, int]]:
+    """As ``make_unstored``, but for the images."""
+    failed, counts = sample_together(group)
+    for run in group:
+        try:
+            if run.id not in failed:
+                evaluator.record(run.samples, run.num_images, store, run.cost())
+        except Exception as error:
+            if distributed.world_size() > 1:
+                raise  # the other ranks wait for this one: torchrun ends them all
+            if not is_mistake(error):
+                log.exception("%s failed", run.allocation)
+            failed[run.id] = f"{type(error).__name__}: {error}"
+    return failed, counts
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:

@@ -1,5 +1,6 @@
 """Features of many images, extracted by all ranks together in one pass over them."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,19 +65,28 @@ class Pass:
         self._check = check if distributed.is_main() else None
         self._hashes = None if images.run is None else ImageHashes()
         ranks = distributed.world_size()
-        self.unit = size if images.run is None else math.lcm(size, images.unit)
-        unit = self.unit if self.unit * ranks <= count else size
+        unit = size if images.run is None else math.lcm(size, images.unit)
+        unit = unit if unit * ranks <= count else size
         shares = [share(count, unit, rank, ranks) for rank in range(ranks)]
         self.start, self.stop = shares[distributed.rank()]
         self._counts = [stop - start for start, stop in shares]
+        self._held: list[np.ndarray] = []
         self._found: list[dict[str, Tensor]] = []
         self._seconds = 0.0
 
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """The share in parts for ``over``, which end where shards do."""
+        start = self.start
+        while start < self.stop:
+            stop = min(self.stop, (start // self.images.unit + 1) * self.images.unit)
+            yield start, stop
+            start = stop
+
     def over(self, start: int, stop: int, bar: bool = True) -> None:
-        """See indices [start, stop), the next part of the share; ``start`` begins a batch."""
+        """See indices [start, stop), the next part of the share."""
         began = time.perf_counter()
         batches = tqdm(
-            regroup(self._read(start, stop), self.size),
+            self._batches(start, stop),
             desc="features",
             total=-(-(stop - start) // self.size),
             unit="batch",
@@ -87,6 +97,15 @@ class Pass:
         self._found.append(found)
         self._check = None
         self._seconds += time.perf_counter() - began
+
+    def _batches(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Whole batches; what is left over waits for the next part."""
+        held, self._held = self._held, []
+        for batch in regroup(itertools.chain(held, self._read(start, stop)), self.size):
+            if len(batch) < self.size and stop < self.stop:
+                self._held = [batch]
+            else:
+                yield batch
 
     def _read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         if self._hashes is None:

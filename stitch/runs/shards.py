@@ -114,13 +114,13 @@ class ShardFolder:
         unfit = {}
         for shard in range(-(-num_images // self.shard_size)):
             try:
-                self._read_whole(shard, len(self.indices(shard, num_images)))
+                self.read_whole(shard, len(self.indices(shard, num_images)))
             except ShardError as error:
                 unfit[shard] = str(error)
         return unfit
 
-    def _read_whole(self, shard: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """``read``, of a shard that must have ``wanted`` images."""
+    def read_whole(self, shard: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """``read``, of a shard that must be there and have ``wanted`` images or more."""
         try:
             images, labels = self.read(shard)
         except FileNotFoundError as error:
@@ -287,7 +287,7 @@ class ShardFolder:
             first = shard * self.shard_size
             wanted = len(self.indices(shard, stop))
             try:
-                images, labels = self._read_whole(shard, wanted)
+                images, labels = self.read_whole(shard, wanted)
             except ShardError:
                 self.require(stop)
                 raise

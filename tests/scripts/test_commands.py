@@ -176,6 +176,34 @@ def test_a_sweep_records_every_point_and_skips_those_it_has(tmp_path):
     assert len(list((tmp_path / "records").glob("*.json"))) == 4
 
 
+@pytest.mark.parametrize("shard_size", [10, 30])
+def test_two_processes_that_store_no_images_give_the_records_of_one_that_does(shard_size, tmp_path):
+    points = [
+        "-m",
+        *SMALL,
+        f"shard_size={shard_size}",
+        "eval.batch_size=15",
+        "allocation.small=0,1",
+    ]
+    succeed("sweep", *points, f"runs={tmp_path / 'one'}")
+    succeed("sweep", *points, f"runs={tmp_path / 'two'}", "store_images=false", processes=2)
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["records"]
+    records = sorted((tmp_path / "one" / "records").iterdir())
+    assert len(records) == 2
+    for path in records:
+        one = json.loads(path.read_text())
+        two = json.loads((tmp_path / "two" / "records" / path.name).read_text())
+        assert two["metrics"] == one["metrics"]
+        hashes = [record["provenance"]["image_hashes_sha256"] for record in (one, two)]
+        assert hashes[0] == hashes[1]
+    if shard_size == 10:  # compared with what one process has stored, by two
+        shutil.copytree(tmp_path / "one", tmp_path / "both")
+        path = tmp_path / "both" / "records" / records[0].name
+        path.write_bytes((tmp_path / "two" / "records" / path.name).read_bytes())
+        result = succeed("sweep", *points, f"runs={tmp_path / 'both'}", processes=2)
+        assert result.stdout.count("is recorded already") == 2
+
+
 FIGURES = [
     "figure=[demo,demo_frontier,demo_grid]", "sampler.steps=2", "num_images=10", "batch_size=10",
     "shard_size=10", "figure.demo.series.0.allocations.resolution=2",

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import hydra
 import pytest
@@ -23,6 +24,7 @@ from stitch.cost import CostTable
 from stitch.runs import build, devices, shards
 from stitch.runs.generate import sample_missing
 from stitch.runs.grouped import groups
+from stitch.runs.run import Run
 from stitch.runs.shards import folder_digest
 from tests import commands
 
@@ -152,6 +154,75 @@ def test_a_shard_damaged_after_sampling_gives_no_number(tmp_path, evaluator, mon
     assert list(store_of(tmp_path).all()) == []
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, evaluator):
+    """The records of four points whose images are stored, by allocation, and their folder."""
+    folder = tmp_path_factory.mktemp("stored")
+    assert experiments.make_records(points(folder), evaluator, store_of(folder)) == {}
+    return {record["run"]["allocation"]: record for record in store_of(folder).all()}, folder
+
+
+def names(folder):
+    return {path.name for path in (folder / "records").iterdir()}
+
+
+def test_images_that_are_not_stored_give_the_same_records(stored, tmp_path, evaluator, caplog):
+    caplog.set_level("INFO")
+    expected, folder = stored
+    store = store_of(tmp_path)
+    assert experiments.make_records(points(tmp_path), evaluator, store, False) == {}
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {
+        tmp_path / "records" / name for name in names(folder)
+    }
+    assert "shared beginnings saved 120 of 384 network evaluations" in caplog.text
+    for record in store.all():
+        other = expected[record["run"]["allocation"]]
+        assert record["metrics"] == other["metrics"]
+        for name in ("images_sha256", "image_hashes_sha256"):
+            assert record["provenance"][name] == other["provenance"][name]
+        assert record["provenance"]["images_stored"] is False
+        assert "images_stored" not in other["provenance"]
+        assert ("ms_per_image" in record["cost"]) == ("ms_per_image" in other["cost"])
+    caplog.clear()
+    assert experiments.make_records(points(tmp_path), evaluator, store, False) == {}
+    assert caplog.text.count("is recorded already") == 4
+
+
+@pytest.mark.parametrize("size", [1, 5, 7])
+def test_batches_of_features_need_not_fit_shards(size, tmp_path):
+    evaluator = Evaluator(compose(*FEW, f"eval.batch_size={size}").eval, torch.device("cpu"))
+    metrics = []
+    for store_images in (True, False):
+        (run,) = points(tmp_path / str(store_images), shares=[0.5])
+        store = store_of(tmp_path / str(store_images))
+        assert experiments.make_records([run], evaluator, store, store_images) == {}
+        metrics.append(experiments.stored_record(run, evaluator, store)["metrics"])
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize("there", [(0, 1), (1,), ()])
+def test_images_that_are_stored_are_used_though_none_is_to_be(
+    there, stored, tmp_path, evaluator, monkeypatch
+):
+    (run,) = points(tmp_path, shares=[0.5])
+    whole = points(stored[1], shares=[0.5])[0].samples
+    shutil.copytree(whole.path, run.samples.path)
+    for shard in {0, 1} - set(there):
+        path = run.samples.shard_path(shard)
+        path.unlink() if shard else path.write_bytes(path.read_bytes()[:-9])
+    before = {path: path.read_bytes() for path in run.samples.path.iterdir()}
+    made, walk = [], Run.images
+    monkeypatch.setattr(
+        Run, "images", lambda run, indices, wrappers: made.extend(indices) or walk(run, indices)
+    )
+    assert experiments.make_records([run], evaluator, store_of(tmp_path), False) == {}
+    assert made == [i for shard in {0, 1} - set(there) for i in range(6 * shard, 6 * shard + 6)]
+    assert {path: path.read_bytes() for path in run.samples.path.iterdir()} == before
+    record = experiments.stored_record(run, evaluator, store_of(tmp_path))
+    assert record["metrics"] == stored[0][str(run.allocation)]["metrics"]
+    assert ("images_stored" in record["provenance"]) == (len(there) < 2)
+
+
 def farthest(inputs):
     """Made up: the largest distance of a sample to its nearest reference."""
     distances = torch.cdist(inputs.sample["features"], inputs.reference)
@@ -192,12 +263,13 @@ def test_only_missing_shards_of_missing_points_are_made(tmp_path, evaluator):
     assert [path for path in after if after[path] != before[path]] == [lost]
 
 
-def test_a_point_that_fails_is_named_and_the_rest_is_finished(tmp_path, evaluator):
+@pytest.mark.parametrize("store_images", [True, False])
+def test_a_point_that_fails_is_named_and_the_rest_is_finished(store_images, tmp_path, evaluator):
     zoo = models.load_zoo("fashion")
     with torch.no_grad():
         next(zoo.denoisers["DiT-B"].parameters()).fill_(float("nan"))
     made = points(tmp_path, zoo=zoo)
-    failures = experiments.make_records(made, evaluator, store_of(tmp_path))
+    failures = experiments.make_records(made, evaluator, store_of(tmp_path), store_images)
     assert failures.keys() == {run.id for run in made if run.allocation.steps[3] != "DiT-S"}
     assert all("DiT-B at step" in reason for reason in failures.values())
     assert any(reason.startswith("DiT-S*2+DiT-B*2: ") for reason in failures.values())

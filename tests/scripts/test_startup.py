@@ -54,7 +54,7 @@ def started(*arguments, **environment):
 
 def test_the_backend_that_a_notebooks_processes_inherit_does_not_matter():
     backend = "module://not_installed.backend_inline"
-    assert started("-c", "import eval.plots", MPLBACKEND=backend) == (0, "")
+    assert started("-c", "import eval.paper.plots", MPLBACKEND=backend) == (0, "")
 
 
 def test_commands_that_are_started_as_files_say_how_they_are_started():

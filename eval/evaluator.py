@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from eval import metrics
 from eval.extraction import as_batch, extract_shared
 from eval.features import create_extractor, extract, find_weights, known_metrics
 from eval.images import Images, ShardImages, blocks, open_images, warnings
+from eval.metrics import METRICS, Inputs, compute
 from eval.reference import (
     Reference,
     check_extractor,
@@ -93,8 +93,8 @@ class Evaluator:
 
     def _has_moments(self, metric: str) -> bool:
         """Whether the reference's stored moments are all that a metric needs of it."""
-        frechet = metric in ("fid", "fd_dinov2", "sfid")
-        return metric == "is" or (frechet and metrics.FEATURES[metric] in self.moments)
+        kind, features = METRICS[metric].kind, METRICS[metric].features
+        return kind == "nothing" or (kind == "moments" and features in self.moments)
 
     @functools.cached_property
     def reference(self) -> Reference:
@@ -209,7 +209,7 @@ class Evaluator:
         reference = self.reference
         if distributed.is_main():
             self._check_dimensions(images, reference)
-        kinds = sorted({metrics.FEATURES[name] for name in self.config.metrics})
+        kinds = sorted({METRICS[name].features for name in self.config.metrics})
         size = self.config.batch_size
         found = extract_shared(self.extractor, images, num_images, size, kinds)
         if not distributed.is_main():
@@ -217,8 +217,7 @@ class Evaluator:
         if "features" in found:
             found["features"] = found["features"].to(self.device)
         features = reference.features
-        values = metrics.compute(
-            list(self.config.metrics),
+        inputs = Inputs(
             found,
             reference.moments,
             None if features is None else features.to(self.device),
@@ -227,6 +226,7 @@ class Evaluator:
             self.config.distances,
             self.config.rows,
         )
+        values = compute(self.config.metrics, inputs)
         for name, value in values.items():
             if not math.isfinite(value):
                 raise InputError(
@@ -252,13 +252,13 @@ class Evaluator:
 
     def _too_few(self, count: int, wanted: Sequence[str]) -> str | None:
         """Why ``count`` images, of samples or of the reference, are too few for ``wanted``."""
-        near = sorted({"precision", "recall"} & set(wanted))
+        near = sorted({name for name in wanted if METRICS[name].kind == "neighbours"})
         if near and count <= self.config.neighbours:
             return (
                 f"too few for {', '.join(near)} with eval.neighbours={self.config.neighbours}; "
                 "give more"
             )
-        spread = [name for name in wanted if name not in ("is", "precision", "recall")]
+        spread = [name for name in wanted if METRICS[name].kind in ("moments", "features")]
         if spread and count < 2:
             return f"too few for {', '.join(spread)}, which need 2 at least; give more"
         return None
@@ -268,17 +268,18 @@ class Evaluator:
         (first,) = blocks(images, 0, 1, 1)
         found = extract(self.extractor, [as_batch(first)])
         for name in self.config.metrics:
-            kind = metrics.FEATURES[name]
-            if kind == "logits":
+            metric = METRICS[name]
+            kind, moments = metric.features, metric.kind == "moments"
+            if metric.kind == "nothing":
                 continue
-            frechet = name in ("fid", "fd_dinov2", "sfid")
-            known = reference.moments.get(kind) if frechet else reference.features
-            if known is None:
+            known = reference.moments.get(kind) if moments else reference.features
+            # Of single images a reference has ``features`` only.
+            if known is None or not (moments or kind == "features"):
                 raise InputError(f"reference={self.path} has nothing to compute {name} with")
-            few = None if frechet else self._too_few(len(known), [name])
+            few = None if moments else self._too_few(len(known), [name])
             if few:
                 raise InputError(f"reference={self.path} has features of {len(known)}: {few}")
-            expected = len(known.mean) if frechet else known.shape[1]
+            expected = len(known.mean) if moments else known.shape[1]
             if found[kind].shape[1] != expected:
                 raise InputError(
                     f"reference={self.path} has {expected} {kind} dimensions, the extractor "

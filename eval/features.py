@@ -1,7 +1,8 @@
 """Feature extractors: uint8 images to what the metrics are computed on.
 
 Each gives some of three kinds: ``features`` (Frechet distance, KID, precision and recall),
-``spatial`` (sFID) and ``logits`` (Inception Score).
+``spatial`` (sFID) and ``logits`` (Inception Score). Its class says which (``kinds``), and by what
+``network``; its metrics follow.
 """
 
 import re
@@ -15,6 +16,7 @@ from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtra
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import register_feature_extractor
 
+from eval.metrics import METRICS
 from models.checkpoint import load_checkpoint, read_tensors
 from models.classifier import Classifier, ResNetClassifier
 from models.errors import InputError
@@ -35,15 +37,17 @@ class ClassifierFeatures(FeatureExtractorBase):
         feature_extractor_weights_path: ``checkpoints/ZOO/classifier.safetensors``.
     """
 
+    network, kinds = "classifier", ("features", "logits")
+
     def __init__(self, name: str, features_list, feature_extractor_weights_path, **kwargs):
         super().__init__(name, features_list)
         self.classifier = CLASSIFIERS[name]()
         load_checkpoint(self.classifier, feature_extractor_weights_path)
         self.eval().requires_grad_(False)
 
-    @staticmethod
-    def get_provided_features_list():
-        return ("features", "logits")
+    @classmethod
+    def get_provided_features_list(cls):
+        return cls.kinds
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric):
@@ -104,6 +108,8 @@ class InceptionFeatures(FeatureExtractorInceptionV3):
         weights: torch-fidelity's ``.pth``.
     """
 
+    network, kinds = "inception", ("features", "logits", "spatial")
+
     def __init__(self, name: str, weights: Path):
         # torch-fidelity unpickles without precaution; a file that passes here carries no code.
         read_tensors(weights)
@@ -120,7 +126,7 @@ class InceptionFeatures(FeatureExtractorInceptionV3):
         self.spatial = output[:, :7].permute(0, 2, 3, 1).flatten(1)
 
     def get_requested_features_list(self):
-        return ("features", "logits", "spatial")
+        return self.kinds
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, 1 or 3, H, W) uint8 (gray is repeated) -> (N, 2048), (N, 1008), (N, 2023)."""
@@ -140,6 +146,8 @@ class DinoFeatures(FeatureExtractorDinoV2):
         CheckpointError: if it is elsewhere, or the code is missing.
     """
 
+    network, kinds = "dinov2", ("features",)
+
     def __init__(self, name: str, weights: Path):
         hub = weights.absolute().parent.parent
         if weights.absolute().parent.name != "checkpoints":
@@ -157,30 +165,35 @@ class DinoFeatures(FeatureExtractorDinoV2):
             torch.hub.set_dir(before)
 
     def get_requested_features_list(self):
-        return ("features",)
+        return self.kinds
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, 1 or 3, H, W) uint8 (gray is repeated) -> (N, 384 to 1536)."""
         return super().forward(images.expand(-1, 3, -1, -1))
 
 
-# Extractor -> the metrics that its features are for.
-METRICS = {
-    **dict.fromkeys(CLASSIFIERS, ("fid", "is", "precision", "recall", "kid")),
-    "inception-v3-compat": ("fid", "sfid", "is", "precision", "recall", "kid"),
-    **dict.fromkeys(MODEL_METADATA, ("fd_dinov2", "precision", "recall", "kid")),
+EXTRACTORS: dict[str, type[FeatureExtractorBase]] = {
+    **dict.fromkeys(CLASSIFIERS, ClassifierFeatures),
+    "inception-v3-compat": InceptionFeatures,
+    **dict.fromkeys(MODEL_METADATA, DinoFeatures),
 }
 
 
-def known_metrics(name: str) -> tuple[str, ...]:
-    """The metrics that an extractor's features are for.
+def known_metrics(name: str) -> list[str]:
+    """The metrics that an extractor gives the features for.
 
     Raises:
         InputError: for an unknown extractor.
     """
-    if name not in METRICS:
-        raise InputError(f"unknown feature extractor {name!r}; known: {', '.join(METRICS)}")
-    return METRICS[name]
+    if name not in EXTRACTORS:
+        raise InputError(f"unknown feature extractor {name!r}; known: {', '.join(EXTRACTORS)}")
+    made = EXTRACTORS[name]
+    return [
+        metric.name
+        for metric in METRICS.values()
+        if metric.features in made.kinds
+        and (not metric.networks or made.network in metric.networks)
+    ]
 
 
 def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExtractorBase:
@@ -191,12 +204,11 @@ def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExt
         CheckpointError: if ``weights`` are missing or damaged.
     """
     known_metrics(name)
-    if name in CLASSIFIERS:
-        extractor = ClassifierFeatures(name, ["features", "logits"], weights)
-    elif name in MODEL_METADATA:
-        extractor = DinoFeatures(name, Path(weights))
+    made = EXTRACTORS[name]
+    if made is ClassifierFeatures:  # its arguments are torch-fidelity's
+        extractor = made(name, list(made.kinds), weights)
     else:
-        extractor = InceptionFeatures(name, Path(weights))
+        extractor = made(name, Path(weights))
     return extractor.to(device)
 
 

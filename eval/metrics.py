@@ -1,7 +1,13 @@
-"""Metrics: pure functions on features, probabilities or moments."""
+"""Metrics: pure functions on features, probabilities or moments, and one table of them.
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+A new metric is a function of ``Inputs`` and a row of ``METRICS``. Evaluation, tables, figures and
+the report read all else from the row.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,16 +18,6 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from eval.precision_recall import precision_recall
 from models.errors import InputError
 
-# Every metric, and the kind of features that it is computed on.
-FEATURES = {
-    "fid": "features",
-    "fd_dinov2": "features",  # the Frechet distance of DINOv2's features (Stein et al. 2023)
-    "sfid": "spatial",
-    "is": "logits",
-    "precision": "features",
-    "recall": "features",
-    "kid": "features",
-}
 _ROWS = 1000  # rows that are float64 at a time
 
 
@@ -30,42 +26,6 @@ class Moments(NamedTuple):
 
     mean: Tensor
     covariance: Tensor
-
-
-def compute(
-    wanted: Sequence[str],
-    sample: Mapping[str, Tensor],
-    moments: Mapping[str, Moments],
-    reference: Tensor | None,
-    neighbours: int = 3,
-    chunk: int = 5000,
-    distances: str = "float32",
-    rows: int = 1000,
-) -> dict[str, float]:
-    """The ``wanted`` metrics of samples, in that order.
-
-    Args:
-        wanted: keys of ``FEATURES``.
-        sample: the samples' features of every kind that is needed, (N, D) each.
-        moments: the reference's, of the kinds that Frechet distances need.
-        reference: (M, D) ``features`` of the reference, for precision, recall and KID.
-        neighbours, distances, rows: of ``precision_recall``.
-        chunk: of ``inception_score``.
-    """
-    values = {}
-    for name in ("fid", "fd_dinov2", "sfid"):
-        if name in wanted:
-            kind = FEATURES[name]
-            values[name] = frechet_distance(sample[kind], moments[kind])
-    if "is" in wanted:
-        values["is"] = inception_score(sample["logits"].double().softmax(1), chunk)
-    if "precision" in wanted or "recall" in wanted:
-        values["precision"], values["recall"] = precision_recall(
-            sample["features"], reference, neighbours, distances, rows
-        )
-    if "kid" in wanted:
-        values["kid"] = kernel_distance(sample["features"], reference)
-    return {name: values[name] for name in wanted}
 
 
 def moments(features: Tensor) -> Moments:
@@ -163,3 +123,110 @@ def inception_score(probabilities: Tensor, chunk: int = 5000) -> float:
         kl = (torch.xlogy(part, part) - torch.xlogy(part, marginal)).sum(1)
         scores.append(kl.mean().exp())
     return torch.stack(scores).mean().item()
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What metrics are computed from.
+
+    Attributes:
+        sample: the samples' features of every kind that is needed, (N, D) each.
+        moments: the reference's, of the kinds of features that have them.
+        reference: (M, D) ``features`` of the reference; None if they are not known.
+        neighbours, distances, rows: of ``precision_recall``.
+        chunk: of ``inception_score``.
+    """
+
+    sample: Mapping[str, Tensor]
+    moments: Mapping[str, Moments]
+    reference: Tensor | None = None
+    neighbours: int = 3
+    chunk: int = 5000
+    distances: str = "float32"
+    rows: int = 1000
+
+    @functools.cached_property
+    def precision_recall(self) -> tuple[float, float]:
+        """Both, computed together once."""
+        return precision_recall(
+            self.sample["features"], self.reference, self.neighbours, self.distances, self.rows
+        )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: how it is computed, what that needs, and how it is shown.
+
+    Attributes:
+        name: in configs and records.
+        label: the heading of its column.
+        digits: decimals that a table shows.
+        features: the kind of the samples' features that it needs (see ``eval.features``).
+        kind: what it needs of the reference. ``moments``: those of the same kind of features.
+            ``features``: the features of single images. ``neighbours``: these too, and more of
+            them than ``Inputs.neighbours``. ``nothing``: no reference.
+        better: which values are better.
+        compute: its value.
+        axis: the label of its axis in plots; default: ``label``.
+        networks: the networks on whose features it has this name; default: on all.
+    """
+
+    name: str
+    label: str
+    digits: int
+    features: Literal["features", "spatial", "logits"]
+    kind: Literal["moments", "features", "neighbours", "nothing"]
+    better: Literal["lower", "higher"]
+    compute: Callable[[Inputs], float]
+    axis: str = ""
+    networks: Sequence[str] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "axis", self.axis or self.label)
+
+
+def _fid(x: Inputs) -> float:
+    return frechet_distance(x.sample["features"], x.moments["features"])
+
+
+def _sfid(x: Inputs) -> float:
+    return frechet_distance(x.sample["spatial"], x.moments["spatial"])
+
+
+def _is(x: Inputs) -> float:
+    return inception_score(x.sample["logits"].double().softmax(1), x.chunk)
+
+
+def _precision(x: Inputs) -> float:
+    return x.precision_recall[0]
+
+
+def _recall(x: Inputs) -> float:
+    return x.precision_recall[1]
+
+
+def _kid(x: Inputs) -> float:
+    return kernel_distance(x.sample["features"], x.reference)
+
+
+# In the order in which they are listed. The Frechet distance of DINOv2's features has a name of its
+# own (Stein et al. 2023).
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("fid", "FID", 3, "features", "moments", "lower", _fid,
+               networks=("inception", "classifier")),
+        Metric("fd_dinov2", "FD-DINOv2", 2, "features", "moments", "lower", _fid,
+               networks=("dinov2",)),
+        Metric("sfid", "sFID", 3, "spatial", "moments", "lower", _sfid),
+        Metric("is", "IS", 2, "logits", "nothing", "higher", _is, axis="Inception Score"),
+        Metric("precision", "precision", 3, "features", "neighbours", "higher", _precision),
+        Metric("recall", "recall", 3, "features", "neighbours", "higher", _recall),
+        Metric("kid", "KID", 5, "features", "features", "lower", _kid),
+    )
+}  # fmt: skip
+
+
+def compute(wanted: Sequence[str], inputs: Inputs) -> dict[str, float]:
+    """The ``wanted`` metrics, keys of ``METRICS``, in that order."""
+    return {name: METRICS[name].compute(inputs) for name in wanted}

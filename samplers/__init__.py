@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from models.errors import InputError
-from samplers import check, dpm_solver, heun, spacing
+from samplers import check
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.dpm_solver import DPMSolver
@@ -27,17 +27,14 @@ __all__ = [
 ]
 
 
-def _visits(name: str, steps: int, schedule: NoiseSchedule, **_) -> list[int]:
-    return spacing.visits(name, steps, schedule)
-
-
-# name -> (class, default spacing, what turns a spacing's name into timesteps)
+# name -> class: a ``Sampler`` that is a dataclass of the schedule, the timesteps and its options,
+# has a ``default_spacing``, and turns a spacing's name into timesteps with ``place``.
 _SAMPLERS = {
-    "ddim": (DDIM, "trailing-inclusive", _visits),
-    "ddpm": (DDPM, "trailing-inclusive", _visits),
-    "pndm": (PNDM, "leading", _visits),
-    "heun": (Heun, "karras", heun.spaced_times),
-    "dpm_solver": (DPMSolver, "time-uniform", dpm_solver.spaced_times),
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "pndm": PNDM,
+    "heun": Heun,
+    "dpm_solver": DPMSolver,
 }
 
 
@@ -47,20 +44,18 @@ def create(
     schedule: NoiseSchedule | str,
     spacing: str | Sequence[float] | None = None,
     **options,
-):
+) -> Sampler:
     """A sampler on a schedule and a list of timesteps.
 
     Args:
-        name: ``ddim`` (options ``eta``, ``set_alpha_to_one``), ``ddpm`` (``variance``),
-            ``dpm_solver`` (``order``, ``lower_order_final``, ``algorithm``, ``method``,
-            ``history``), ``pndm`` (``set_alpha_to_one``, ``history``) or ``heun``.
-        steps: number of steps as the sampler's literature counts them: network evaluations
-            (guided ones count once), but for ``pndm``, which has one more, and ``heun``, which has
-            2 steps - 1. ``len(sampler.timesteps)`` is the number of evaluations.
+        name: ``ddim``, ``dpm_solver`` or another of the registry above.
+        steps: number of steps as the sampler's literature counts them. ``len(sampler.timesteps)``
+            is the number of network evaluations, where guided ones count once: 1 more for ``pndm``,
+            2 steps - 1 for ``heun``, ``steps`` for the others.
         schedule: the denoisers' noise schedule, or its name.
         spacing: of the timesteps (see ``samplers.spacing``), or the timesteps themselves in any
-            sequence, array or tensor; default: the paper's for DDIM and DDPM, the reference's for
-            the others.
+            sequence, array or tensor; default: the sampler's ``default_spacing``.
+        options: the attributes of the sampler's class behind its schedule and timesteps.
 
     Raises:
         InputError: for an unknown name or option, listing the known ones, or a bad value.
@@ -69,7 +64,7 @@ def create(
         raise InputError(f"unknown sampler {name!r}; known: {', '.join(_SAMPLERS)}")
     if isinstance(schedule, str):
         schedule = NoiseSchedule.create(schedule)
-    constructor, default_spacing, place = _SAMPLERS[name]
+    constructor = _SAMPLERS[name]
     fields = dataclasses.fields(constructor)[2:]
     known = [field.name for field in fields]
     unknown = sorted(options.keys() - set(known))
@@ -84,8 +79,8 @@ def create(
         if not numeric and type(value) is not type(field.default):
             kind = type(field.default).__name__
             raise InputError(f"sampler.{field.name}={value!r} must be of type {kind}")
-    named = spacing if isinstance(spacing, str) else default_spacing
-    timesteps = place(named, steps, schedule, **options)
+    named = spacing if isinstance(spacing, str) else constructor.default_spacing
+    timesteps = constructor.place(named, steps, schedule, **options)
     if spacing is not None and not isinstance(spacing, str):
         listed = check.numbers("sampler.spacing", spacing)
         if len(listed) != len(timesteps):

@@ -1,4 +1,4 @@
-"""Whether values that users give are the numbers that they must be."""
+"""Checks of the numbers that users give."""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,12 @@ from models.errors import InputError
 
 
 def whole(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> int:
-    """``value`` as an ``int``: a whole number from ``least`` to ``most``, of any library.
+    """``value`` as an ``int``, if it is a whole number from ``least`` to ``most``.
+
+    It may be Python's, numpy's or torch's.
 
     Raises:
-        InputError: for anything else, true and false among it.
+        InputError: for anything else, including true and false.
     """
     plain = _plain(value)
     if not isinstance(plain, Integral) or isinstance(plain, bool) or not least <= plain <= most:
@@ -26,7 +28,7 @@ def number(name: str, value: Any) -> float:
     """``value`` if it is a number, finite or not.
 
     Raises:
-        InputError: for anything else, true, false and NaN among it.
+        InputError: for anything else, including true, false and NaN.
     """
     plain = _plain(value)
     if not isinstance(plain, Real) or isinstance(plain, bool) or math.isnan(plain):
@@ -47,5 +49,5 @@ def numbers(name: str, values: Any) -> list[float]:
 
 
 def _plain(value: Any) -> Any:
-    """Without numpy or torch."""
+    """The value as plain Python, if it is numpy's or torch's."""
     return value.tolist() if hasattr(value, "tolist") else value

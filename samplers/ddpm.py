@@ -1,15 +1,18 @@
-"""DDPM ancestral sampling (Ho et al. 2020; learned range: Nichol & Dhariwal 2021)."""
+"""DDPM (Ho et al. 2020, arXiv 2006.11239), with the learned range of Nichol & Dhariwal 2021 (arXiv
+2102.09672). Equation numbers are Ho et al.'s where no other paper is named."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from models.errors import InputError
 from samplers.loss import learned_range, split_output
+from samplers.sampler import Callback, Denoise, Noise
 from samplers.schedule import NoiseSchedule
-from samplers.spacing import check_timesteps
+from samplers.spacing import check_timesteps, visits
 
 VARIANCES = ("learned-range", "fixed-small", "fixed-large")
 FALLBACKS = ("refuse", "fixed-small", "fixed-large")
@@ -17,16 +20,18 @@ FALLBACKS = ("refuse", "fixed-small", "fixed-large")
 
 @dataclass(frozen=True, eq=False)
 class DDPM:
-    """Ancestral sampling of the (respaced) reverse process.
+    """Ancestral sampling of the (respaced) reverse process (algorithm 2).
 
     Attributes:
         schedule: the noise schedule of the denoisers.
-        timesteps: descending integers; step i calls ``denoise(x, i)`` at ``timesteps[i]``.
+        timesteps: descending integers.
         variance: ``learned-range`` reads the denoiser's variance logits; ``fixed-small`` is the
-            posterior variance, ``fixed-large`` is beta.
-        fallback: the variance, under ``learned-range``, at the steps of denoisers that predict no
-            variance logits; ``refuse`` has none. The others keep theirs.
+            posterior variance (eq. 7), ``fixed-large`` is beta; section 3.2 has both.
+        fallback: which fixed variance ``learned-range`` takes at a step whose denoiser predicts no
+            variance logits; ``refuse`` raises an error there.
     """
+
+    default_spacing: ClassVar[str] = "trailing-inclusive"
 
     schedule: NoiseSchedule
     timesteps: list[int]
@@ -44,29 +49,24 @@ class DDPM:
                 f"sampler.fallback={self.fallback!r} is unknown; known: {', '.join(FALLBACKS)}"
             )
 
+    @staticmethod
+    def place(spacing: str, steps: int, schedule: NoiseSchedule, **_) -> list[int]:
+        """The ``steps`` timesteps of a spacing (see ``spacing.visits``)."""
+        return visits(spacing, steps, schedule)
+
     def __call__(
         self,
-        denoise: Callable[[Tensor, int], Tensor],
+        denoise: Denoise,
         x: Tensor,
-        noise: Callable[[int], Tensor],
-        callback: Callable[..., None] | None = None,
+        noise: Noise,
+        callback: Callback | None = None,
         switches: Collection[int] = (),
     ) -> Tensor:
-        """Walk from noise to latents.
-
-        Args:
-            denoise: (x, step) -> (B, C, H, W) epsilon or (B, 2C, H, W) with variance logits.
-            x: (B, C, H, W) standard normal.
-            noise: step -> (B, C, H, W) standard normal; not called at the last step.
-            callback: called with ``step, t, x, x_0`` after every step.
-            switches: unused, nothing is remembered from step to step.
-
-        Returns:
-            (B, C, H, W) latents.
+        """Walk as ``samplers.Sampler`` says. Calls ``noise`` at every step but the last.
 
         Raises:
-            InputError: if the variance is to be learned, a denoiser predicts none and there is no
-                fallback.
+            InputError: if ``variance`` is ``learned-range``, ``fallback`` is ``refuse``, and a
+                denoiser predicts no variance logits at a step that adds noise.
         """
         process = self.schedule.respaced(self.timesteps)
         alphas = process.alphas_cumprod.tolist()
@@ -83,11 +83,14 @@ class DDPM:
         last = len(self.timesteps) - 1
         for step, t in enumerate(self.timesteps):
             epsilon, logits = split_output(denoise(x, step), x.shape[1])
+            # Eq. 15: x_0 from epsilon.
             x_0 = (x - (1 - alphas[step]) ** 0.5 * epsilon) / alphas[step] ** 0.5
+            # Eq. 7: the posterior mean; with this x_0 it is eq. 11.
             mean = coef1[step] * x_0 + coef2[step] * x
             if step == last:
                 x = mean
             elif learned and logits is not None:
+                # Nichol & Dhariwal 2021, eq. 15.
                 log_variance = learned_range(logits, log_betas[step], log_small[step])
                 x = mean + (0.5 * log_variance).exp() * noise(step)
             elif kind == "refuse":

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from models.errors import InputError
 from samplers.loss import split_output
+from samplers.sampler import Callback, Denoise, Noise
 from samplers.schedule import NoiseSchedule
 from samplers.spacing import check_steps, check_timesteps, equal_parts, grid
 
@@ -20,32 +22,43 @@ HISTORIES = ("keep", "restart")
 class DPMSolver:
     """Exponential integrators of the probability flow, orders 1 to 3.
 
-    Both solvers are one scheme. With lambda = log(alpha / sigma), DPM-Solver++ integrates the
-    prediction m = x_0 of x / sigma, DPM-Solver m = epsilon of x / alpha, so that either step is
+    Both papers' solvers are one scheme. A step from s to t is
 
         x_t = (a_t / a_s) x_s - b_t (exp(h) - 1) (m_s + phi_2 m'_s + phi_3 m''_s),
         h = mu_t - mu_s,  phi_2 = 1 / h - 1 / e1,  phi_3 = phi_2 / h - 1 / (2 e1),  e1 = exp(h) - 1
 
-    with (a, b, mu) = (sigma, alpha, -lambda) for DPM-Solver++ and (alpha, sigma, lambda) for
-    DPM-Solver; m' and m'' are finite differences over h. Like the reference code's, the second
-    order has phi_2 = 1/2 (its solver type ``dpmsolver``).
+    where m' and m'' are h dm/dmu and h^2 d^2m/dmu^2, taken as finite differences. The papers'
+    symbols, with lambda = log(alpha / sigma), are
+
+    ============ ===== ===== ======= =============
+    paper        a     b     mu      m
+    ============ ===== ===== ======= =============
+    DPM-Solver   alpha sigma lambda  epsilon_theta
+    DPM-Solver++ sigma alpha -lambda x_theta
+    ============ ===== ===== ======= =============
+
+    so that h is minus DPM-Solver++'s own. The second order takes phi_2 = 1/2, as LuChengTHU's
+    ``dpm_solver_pytorch.py`` does with ``solver_type="dpmsolver"``.
 
     Attributes:
         schedule: the noise schedule of the denoisers.
-        times: descending fractional timesteps, one more than there are steps; the last is where
-            sampling stops. Step i, one network evaluation, calls ``denoise(x, i)`` at ``times[i]``.
+        times: N + 1 descending fractional timesteps for N steps. Step i, one network evaluation,
+            is at ``times[i]``; sampling stops at ``times[-1]``.
         order: 1 (which is DDIM), 2 or 3.
-        lower_order_final: (multistep) take the last steps with orders ..., 2, 1 if there are fewer
-            than 10, as the reference code does (its documentation says 15).
+        lower_order_final: (multistep) whether the last steps have orders ..., 2, 1 if there are
+            fewer than 10 steps. ``dpm_solver_pytorch.py`` has this limit too; its documentation
+            says 15.
         algorithm: ``dpmsolver++`` or ``dpmsolver``.
-        method: ``multistep`` takes differences with earlier steps, ``singlestep`` with evaluations
-            inside groups of ``order`` steps (the last groups are smaller, so that none is left).
-        history: (multistep) at the first step of another denoiser ``keep`` the predictions of the
-            one before or ``restart`` without them, at order 1.
-        exact_curvature: (multistep, order 3) take m'' as twice the second divided difference,
-            which it is, and converge with order 3. The reference code (and diffusers) takes it
-            once, and converges with order 2.
+        method: ``multistep`` takes differences with earlier steps, ``singlestep`` inside groups of
+            ``order`` steps. The last groups may be smaller (see ``group_orders``).
+        history: (multistep) what happens when another denoiser takes over: ``keep`` the earlier
+            predictions, or ``restart`` without them, at order 1.
+        exact_curvature: (multistep, order 3) True: m'' is twice the second divided difference,
+            which is right, and the solver converges with order 3. False: m'' is that difference
+            once, as in ``dpm_solver_pytorch.py`` and diffusers, and it converges with order 2.
     """
+
+    default_spacing: ClassVar[str] = "time-uniform"
 
     schedule: NoiseSchedule
     times: list[float]
@@ -72,6 +85,29 @@ class DPMSolver:
         if self.method == "singlestep" and self.history == "restart":
             raise InputError("sampler.history=restart needs sampler.method=multistep")
 
+    @staticmethod
+    def place(
+        spacing: str,
+        steps: int,
+        schedule: NoiseSchedule,
+        method: str = "multistep",
+        order: int = 2,
+        **_,
+    ) -> list[float]:
+        """The ``steps`` + 1 times of a spacing (see ``spacing.grid``).
+
+        In log-SNR, the *groups* of singlestep are equally long, even if the last are of lower
+        order, as in ``dpm_solver_pytorch.py``.
+        """
+        check_steps(steps, 1, schedule.num_timesteps)
+        progress = equal_parts(steps)
+        if method == "singlestep" and spacing == "log-snr":
+            check_order(order)
+            orders = group_orders(steps, order)
+            starts = [(g + i / o) / len(orders) for g, o in enumerate(orders) for i in range(o)]
+            progress = [*starts, 1.0]
+        return grid(spacing, progress, schedule)
+
     @property
     def timesteps(self) -> list[float]:
         """The fractional timesteps at which the network is called, one per step."""
@@ -79,24 +115,15 @@ class DPMSolver:
 
     def __call__(
         self,
-        denoise: Callable[[Tensor, int], Tensor],
+        denoise: Denoise,
         x: Tensor,
-        noise: Callable[[int], Tensor] | None = None,
-        callback: Callable[..., None] | None = None,
+        noise: Noise | None = None,
+        callback: Callback | None = None,
         switches: Collection[int] = (),
     ) -> Tensor:
-        """Walk from noise to latents.
+        """Walk as ``samplers.Sampler`` says, to ``times[-1]``. Needs no noise; ignores logits.
 
-        Args:
-            denoise: (x, step) -> (B, C, H, W) epsilon, variance logits behind it are ignored.
-            x: (B, C, H, W) standard normal.
-            noise: unused, the solver is deterministic.
-            callback: called with ``step, t, x, x_0`` after every step; inside a group of
-                ``singlestep`` x is the point of the next evaluation.
-            switches: the steps whose denoiser is not the step before's.
-
-        Returns:
-            (B, C, H, W) latents at ``times[-1]``.
+        Inside a group of ``singlestep``, the callback's x is the state of the next evaluation.
         """
         alpha, sigma, half_log_snr = (table.tolist() for table in self.schedule.at(self.times))
         plus = self.algorithm == "dpmsolver++"
@@ -159,29 +186,6 @@ class DPMSolver:
         return advance
 
 
-def spaced_times(
-    spacing: str,
-    steps: int,
-    schedule: NoiseSchedule,
-    method: str = "multistep",
-    order: int = 2,
-    **_,
-) -> list[float]:
-    """The ``steps`` + 1 times of a spacing (see ``spacing.grid``).
-
-    In log-SNR, the reference code makes the *groups* of singlestep equally long, even if the last
-    are of lower order.
-    """
-    check_steps(steps, 1, schedule.num_timesteps)
-    progress = equal_parts(steps)
-    if method == "singlestep" and spacing == "log-snr":
-        check_order(order)
-        orders = group_orders(steps, order)
-        starts = [(g + i / o) / len(orders) for g, o in enumerate(orders) for i in range(o)]
-        progress = [*starts, 1.0]
-    return grid(spacing, progress, schedule)
-
-
 def check_order(order: int) -> None:
     """Raise InputError unless a solver of that order exists."""
     if order not in (1, 2, 3):
@@ -189,10 +193,10 @@ def check_order(order: int) -> None:
 
 
 def group_orders(steps: int, order: int) -> list[int]:
-    """The orders of singlestep's groups, which sum to ``steps`` ("fast" in DPM-Solver's paper).
+    """The orders of singlestep's groups, which sum to ``steps`` (DPM-Solver-fast in the paper).
 
-    As many groups of ``order`` as fit; the rest is one group, except that order 3 ends with 2, 1
-    if nothing is left over.
+    There are as many groups of ``order`` as fit, and one of the rest. If there is no rest, order 3
+    ends with groups of 2 and 1 instead of one of 3.
     """
     groups, rest = divmod(steps, order)
     if order == 3 and rest == 0:

@@ -21,12 +21,12 @@ class Guidance:
     Attributes:
         scale: w; 1 is unguided. The paper's 1.5, 3.0, 7.5 are this w; its equation and U-ViT's
             code count from the conditional prediction, s = w - 1.
-        channels: how many leading epsilon channels are guided; the others, and the variance
+        channels: how many leading epsilon channels are guided. The others, and the variance
             logits, stay conditional. DiT's and the paper's code guide 3 of 4.
-        guide: ``null-class``, the denoiser that owns the step with its label for no class;
-            ``random-embedding``, the same with a random label embedding (the paper's LDM has no
-            null class); or the name of a denoiser, with the same label. A denoiser that is to
-            guide itself is not guided.
+        guide: ``null-class``: the denoiser that owns the step, with its label for no class;
+            ``random-embedding``: the same denoiser with a random label embedding (the paper's LDM
+            has no null class); or the name of a denoiser, which gets the same label. A denoiser
+            that is named as its own guide is not guided.
         steps: (first, end), guide only steps first <= i < end.
         log_snr: (low, high), guide only where low <= log(alpha^2 / sigma^2) < high.
     """
@@ -49,7 +49,7 @@ class Guidance:
                 raise InputError(f"guidance.{setting}={interval} must be [low, high], low < high")
 
     def active(self, step: int, log_snr: float) -> bool:
-        """Whether a step, at this log-SNR of its state, is guided."""
+        """Whether a step is guided, given the log-SNR of its state."""
         return (
             self.scale != 1
             and (self.steps is None or self.steps[0] <= step < self.steps[1])
@@ -71,7 +71,7 @@ class Guidance:
         y: Tensor,
         null_label: int | Tensor,
     ) -> Tensor:
-        """One prediction guided by the same denoiser; both halves go through in one batch.
+        """One prediction guided by the same denoiser, which sees both halves in one batch.
 
         Args:
             denoiser: (x, t, y) -> (B, C or 2C, H, W).

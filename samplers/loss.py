@@ -109,7 +109,7 @@ def variational_bound(
 
 @functools.lru_cache(maxsize=8)
 def _bound_tables(schedule: NoiseSchedule, device: torch.device) -> Tensor:
-    """(5, T) float64 on ``device``: what the bound looks up, once for a whole training."""
+    """(5, T) float64 on ``device``: the tables of the bound, made once for a whole training."""
     process = schedule.respaced(list(range(schedule.num_timesteps - 1, -1, -1)))
     tables = (
         process.alphas_cumprod,
@@ -118,12 +118,15 @@ def _bound_tables(schedule: NoiseSchedule, device: torch.device) -> Tensor:
         process.posterior_mean_coef2,
         process.posterior_log_variance_clipped,
     )
-    # Step order is descending in t, so the tables are read from their end.
+    # The tables are in sampling order, in which t descends; the bound looks them up by t.
     return torch.stack([table.flip(0) for table in tables]).to(device)
 
 
 def learned_range(logits: Tensor, log_beta: Tensor, posterior_log_variance: Tensor) -> Tensor:
-    """Log-variance between the two bounds, log-linear in logits [-1, 1] (N & D 2021, eq. 15)."""
+    """Log-variance between the two bounds, log-linear in logits [-1, 1].
+
+    Nichol & Dhariwal 2021, eq. 15.
+    """
     fraction = (logits + 1) / 2
     return fraction * log_beta + (1 - fraction) * posterior_log_variance
 
@@ -131,7 +134,7 @@ def learned_range(logits: Tensor, log_beta: Tensor, posterior_log_variance: Tens
 def discretised_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Elementwise log-probability of x in [-1, 1] in 255 bins, tanh approximation of the CDF.
 
-    Follows Ho et al. 2020, eq. 13; the references apply it to latents too.
+    Ho et al. 2020, eq. 13, for images; DiT's diffusion module applies it to latents too.
     """
 
     def cdf(z: Tensor) -> Tensor:

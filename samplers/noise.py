@@ -1,7 +1,7 @@
 """Noise and labels of global sample indices.
 
 Every draw comes from a counter-based generator (Philox) keyed by (seed, index), with a counter per
-purpose: sample ``index`` gets the same numbers whatever the batch, the rank or the device.
+purpose. Sample ``index`` gets the same numbers in any batch, on any rank and on any device.
 """
 
 import numpy as np
@@ -58,7 +58,7 @@ def _normal(seed, indices, shape, purpose) -> Tensor:
 
 def _generator(seed: int, index: int, purpose: int) -> np.random.Generator:
     # The lowest counter words count the draws; the highest one tells purposes apart.
-    # An explicit dtype, because numpy makes floats of a list with an integer above 2^63.
+    # The dtype is explicit because numpy turns a list with an integer above 2^63 into floats.
     key = np.array([check_seed(seed), check_index(index)], dtype=np.uint64)
     philox = np.random.Philox(key=key, counter=[0, 0, 0, purpose])
     return np.random.Generator(philox)

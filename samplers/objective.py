@@ -14,12 +14,12 @@ class DenoiserObjective(nn.Module):
     An objective as ``models.training.objectives`` describes them.
 
     Args:
-        network: a denoiser; it says its noise schedule.
-        mean, std: (M, N, C, H, W) of the posteriors of N images' latents in M versions (flipped or
-            not), on the network's device.
+        network: a denoiser, whose spec names its noise schedule.
+        mean, std: (M, N, C, H, W) of the latents' posteriors, for N images in M versions (flipped
+            or not), on the network's device.
         labels: (N,) int64.
         label_dropout: share of the labels that become the null class.
-        interval: (low, high), timesteps to be trained on; None: all (see ``draw_timesteps``).
+        interval: (low, high), the timesteps to train on; None: all (see ``draw_timesteps``).
         weighting: of the squared error, see ``loss_weights``.
     """
 
@@ -61,17 +61,18 @@ class DenoiserObjective(nn.Module):
         return {"loss": loss.mean(), "mse": losses["mse"].mean(), "vb": losses["vb"].mean()}
 
     def compile(self, **options) -> None:
-        """Compile the network; tables are looked up outside of it, which would break its graph.
+        """Compile the network, but not the look-ups in tables, which would break its graph.
 
-        On a GPU a transformer's blocks are one program that is compiled once, for minutes count
-        there; on a CPU the whole is faster (DiT-XL of imagenette64: 138 images/s against 103).
+        On a GPU, a transformer's blocks are compiled instead of the whole network: they share one
+        program, which saves minutes. On a CPU, the whole network is compiled, which trains faster
+        (DiT-XL of imagenette64: 138 images/s against 103).
         """
         blocks = getattr(self.network, "blocks", None) if self.mean.is_cuda else None
         for part in blocks or [self.network]:
             part.compile(**options)
 
     def evaluate(self, network: nn.Module, test: "DenoiserObjective") -> dict[str, float]:
-        """Mean squared error of predictions for training and test latents, the same draws always.
+        """Mean squared error of predictions for training and test latents, always the same draws.
 
         Args:
             test: the same objective on latents that the network was not trained on.
@@ -80,7 +81,7 @@ class DenoiserObjective(nn.Module):
 
     @torch.no_grad()
     def error(self, network: nn.Module, count: int = 2000) -> float:
-        """Mean squared error of predictions for ``count`` images at most, evenly taken of all."""
+        """Mean squared error of predictions for at most ``count`` images, evenly spread."""
         step = max(1, self.count // count)
         indices = torch.arange(0, self.count, step, device=self.mean.device)[:count]
         generator = torch.Generator(self.mean.device).manual_seed(0)
@@ -104,8 +105,8 @@ def loss_weights(
 
     Args:
         weighting: None for 1 (Ho et al. 2020), or ``min-snr-G``: the squared error of x_0 weighs
-            min(SNR, G), so that steps with little noise do not rule (Hang et al. 2023; G = 5
-            there). Of epsilon that is min(SNR, G) / SNR, of v min(SNR, G) / (SNR + 1).
+            min(SNR, G), so that timesteps with little noise do not dominate (Hang et al. 2023, with
+            G = 5). For epsilon that is min(SNR, G) / SNR, for v min(SNR, G) / (SNR + 1).
 
     Raises:
         InputError: for anything else.

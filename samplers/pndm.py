@@ -1,14 +1,16 @@
 """PNDM's linear multistep, "PLMS" (Liu et al. 2022, arXiv 2202.09778)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from models.errors import InputError
 from samplers.loss import split_output
+from samplers.sampler import Callback, Denoise, Noise
 from samplers.schedule import NoiseSchedule
-from samplers.spacing import check_timesteps
+from samplers.spacing import check_timesteps, visits
 
 # Adams-Bashforth weights of the newest to the oldest epsilon, by how many there are.
 _WEIGHTS = {
@@ -21,20 +23,22 @@ _WEIGHTS = {
 
 @dataclass(frozen=True, eq=False)
 class PNDM:
-    """Pseudo linear multistep method of fourth order, as Stable Diffusion is sampled.
+    """Pseudo linear multistep method of fourth order, often used for Stable Diffusion.
 
     Every step is DDIM's with an extrapolated epsilon. The first interval is walked twice, the
-    second time with the mean of both ends' epsilon, so that N visited timesteps cost N + 1
-    network evaluations, which are this sampler's steps.
+    second time with the mean of the epsilons at its two ends. So N visited timesteps need N + 1
+    network evaluations; each of them is a step of this sampler.
 
     Attributes:
         schedule: the noise schedule of the denoisers.
         visits: N descending integers, evenly spaced (the extrapolation assumes it).
-        set_alpha_to_one: whether the last step arrives at clean latents, or else at the noise
+        set_alpha_to_one: True: the last step ends at clean latents. False: it ends at the noise
             level of timestep 0.
-        history: at the first step of another denoiser ``keep`` the epsilons of the one before or
+        history: what happens when another denoiser takes over: ``keep`` the earlier epsilons, or
             ``restart`` without them, at order 1.
     """
+
+    default_spacing: ClassVar[str] = "leading"
 
     schedule: NoiseSchedule
     visits: list[int]
@@ -46,6 +50,11 @@ class PNDM:
         if self.history not in ("keep", "restart"):
             raise InputError(f"sampler.history={self.history!r} is unknown; known: keep, restart")
 
+    @staticmethod
+    def place(spacing: str, steps: int, schedule: NoiseSchedule, **_) -> list[int]:
+        """The ``steps`` timesteps of a spacing (see ``spacing.visits``)."""
+        return visits(spacing, steps, schedule)
+
     @property
     def timesteps(self) -> list[int]:
         """The timesteps at which the network is called, one per step."""
@@ -53,24 +62,13 @@ class PNDM:
 
     def __call__(
         self,
-        denoise: Callable[[Tensor, int], Tensor],
+        denoise: Denoise,
         x: Tensor,
-        noise: Callable[[int], Tensor] | None = None,
-        callback: Callable[..., None] | None = None,
+        noise: Noise | None = None,
+        callback: Callback | None = None,
         switches: Collection[int] = (),
     ) -> Tensor:
-        """Walk from noise to latents.
-
-        Args:
-            denoise: (x, step) -> (B, C, H, W) epsilon, variance logits behind it are ignored.
-            x: (B, C, H, W) standard normal.
-            noise: unused, the solver is deterministic.
-            callback: called with ``step, t, x, x_0`` after every step.
-            switches: the steps whose denoiser is not the step before's.
-
-        Returns:
-            (B, C, H, W) latents.
-        """
+        """Walk as ``samplers.Sampler`` says. Needs no noise; ignores variance logits."""
         last = 1.0 if self.set_alpha_to_one else self.schedule.alphas_cumprod[0].item()
         alphas = [*self.schedule.alphas_cumprod[self.visits].tolist(), last]
         start, past = x, []  # newest epsilon first
@@ -94,6 +92,6 @@ class PNDM:
 
 
 def _transfer(x: Tensor, epsilon: Tensor, alpha: float, alpha_prev: float) -> Tensor:
-    """The transfer part of a step (eq. 11): DDIM with eta = 0, from one noise level to another."""
+    """The transfer part of a step (eq. 11): DDIM's step with eta = 0 between two noise levels."""
     x_0 = (x - (1 - alpha) ** 0.5 * epsilon) / alpha**0.5
     return alpha_prev**0.5 * x_0 + (1 - alpha_prev) ** 0.5 * epsilon

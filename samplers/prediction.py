@@ -1,4 +1,4 @@
-"""What networks predict of x = alpha x_0 + sigma epsilon, and how one turns into another."""
+"""What networks predict about x = alpha x_0 + sigma epsilon, and conversions between the types."""
 
 from torch import Tensor
 

@@ -41,12 +41,12 @@ class Sampler(Protocol):
                 it. Samplers that do not need the logits ignore them.
             x: (B, C, H, W) standard normal. All states have its dtype and device.
             noise: step -> (B, C, H, W) standard normal, which the sampler adds at that step.
-                Samplers that can do without it default to None.
-            callback: called as ``callback(step=..., t=..., x=..., x_0=...)`` after every step: its
-                index, its timestep, the state that it leads to, and the clean latents that its
-                prediction amounts to; the last two are (B, C, H, W).
-            switches: the steps at which another denoiser takes over from the step before's.
-                Samplers without a history ignore them.
+                Samplers that can do without noise have None as the default.
+            callback: called after every step as ``callback(step=..., t=..., x=..., x_0=...)``, with
+                the step, its timestep, the (B, C, H, W) state after it, and the (B, C, H, W) clean
+                latents that its prediction amounts to.
+            switches: the steps whose denoiser is not the one of the step before. Samplers without a
+                history ignore them.
 
         Returns:
             (B, C, H, W) latents.

@@ -16,9 +16,9 @@ class NoiseSchedule:
     """A discrete noise schedule in variance-preserving coordinates, float64 throughout.
 
     q(x_t | x_0) = N(sqrt(alphas_cumprod[t]) x_0, (1 - alphas_cumprod[t]) I), t = 0..T-1
-    (Ho et al. 2020, eq. 4). Whatever its networks were trained on can be brought into this form by
-    scaling the state; samplers walk in it. Tables are float64 and are cast only where they meet a
-    float32 state, as in the reference implementations.
+    (Ho et al. 2020, eq. 4). Scaling the state brings the process that networks were trained on into
+    this form, in which samplers walk. Tables are float64 and are cast only where they meet a
+    float32 state, as in OpenAI's guided-diffusion and in DiT's diffusion module.
 
     Attributes:
         name: for messages and for comparing the schedules of two denoisers.
@@ -48,7 +48,7 @@ class NoiseSchedule:
             known = ", ".join([*_ENDPOINTS, "rectified-flow"])
             raise InputError(f"unknown noise schedule {name!r}; known: {known}")
         first, last, space = _ENDPOINTS[name]
-        # numpy's linspace, because the references use it and torch's rounds differently.
+        # numpy's linspace, as in DiT's diffusion module; torch's rounds differently.
         if space == "beta":
             scale = 1000 / num_timesteps
             betas = np.linspace(scale * first, scale * last, num_timesteps)
@@ -136,7 +136,7 @@ class NoiseSchedule:
 
     @lru_cache(maxsize=8)  # noqa: B019 (schedules are few and live as long as the process)
     def _alphas_cumprod_on(self, device: torch.device) -> Tensor:
-        """Copied once: a copy for every batch would make a GPU wait."""
+        """Copied once, because a copy for every batch would make a GPU wait."""
         return self.alphas_cumprod.to(device)
 
 
@@ -171,12 +171,12 @@ class Respaced:
 
     @cached_property
     def posterior_mean_coef1(self) -> Tensor:
-        """Weight of x_0 in the posterior mean."""
+        """Weight of x_0 in the posterior mean (Ho et al. 2020, eq. 7)."""
         return self.betas * self.alphas_cumprod_prev.sqrt() / (1 - self.alphas_cumprod)
 
     @cached_property
     def posterior_mean_coef2(self) -> Tensor:
-        """Weight of x_t in the posterior mean."""
+        """Weight of x_t in the posterior mean (Ho et al. 2020, eq. 7)."""
         alphas = 1 - self.betas
         return (1 - self.alphas_cumprod_prev) * alphas.sqrt() / (1 - self.alphas_cumprod)
 

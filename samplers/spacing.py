@@ -1,7 +1,7 @@
 """Which timesteps a sampler visits, in sampling order (descending).
 
-``visits`` are integers, for samplers of a respaced discrete process (DDPM, DDIM, PNDM); ``grid``
-are fractional, for solvers in continuous time, whose integer t is the schedule's timestep t.
+``visits`` gives integers, for samplers of a respaced discrete process (DDPM, DDIM, PNDM). ``grid``
+gives fractional timesteps, for solvers in continuous time; an integer t is the schedule's timestep.
 """
 
 import itertools
@@ -18,8 +18,8 @@ def visits(name: str, steps: int, schedule: NoiseSchedule) -> list[int]:
 
     ==================== =========================================================================
     trailing-inclusive   the paper's: T - 1 to 0, both included (DiT's respacing "100")
-    stride               every k-th from 0, there being exactly ``steps`` (respacing "ddim100")
-    ldm                  1 + every (T / steps)-th from 0 (latent diffusion)
+    stride               every k-th from 0, if ``steps`` in number (DiT's respacing "ddim100")
+    ldm                  1 + every (T / steps)-th from 0 (CompVis' latent-diffusion)
     leading, trailing,   diffusers' ``timestep_spacing``: from 0 on, down from T - 1, both ends
     linspace
     karras               the timesteps nearest to ``grid``'s
@@ -27,7 +27,7 @@ def visits(name: str, steps: int, schedule: NoiseSchedule) -> list[int]:
 
     Raises:
         InputError: for an unknown name, a number of steps outside [1, T] ([2, T] where both ends
-            are included), or one with which the spacing does not exist.
+            are included), or a number of steps for which the spacing does not exist.
     """
     total = schedule.num_timesteps
     if name == "trailing-inclusive":
@@ -64,9 +64,9 @@ def grid(name: str, progress: Sequence[float], schedule: NoiseSchedule) -> list[
     """Fractional timesteps from T - 1 to 0, at the given progress between the two.
 
     Args:
-        name: what falls (or rises) evenly with progress: ``time-uniform`` time, ``quadratic`` the
-            root of time (both counted from 1 / T, as DPM-Solver does), ``log-snr`` log-SNR,
-            ``karras`` (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5).
+        name: what changes evenly with progress: for ``time-uniform`` time, for ``quadratic`` the
+            square root of time (both counted from 1 / T, as in DPM-Solver), for ``log-snr``
+            log-SNR, for ``karras`` (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5).
         progress: ascending, from 0 (noise) to 1 (image), such as ``equal_parts(steps)``.
     """
     u, last = np.asarray(progress, dtype=np.float64), schedule.num_timesteps - 1
@@ -96,8 +96,8 @@ def equal_parts(parts: int) -> list[float]:
 def trailing_inclusive(steps: int, num_timesteps: int = 1000) -> list[int]:
     """The paper's spacing: ``steps`` integers from T - 1 to 0, both ends included.
 
-    Timestep i (ascending) is round(i * (T - 1) / (steps - 1)), halves to even, with the stride
-    accumulated as DiT's respacing ("100", not "ddim100") does, so that the roundings agree.
+    Timestep i (ascending) is round(i * (T - 1) / (steps - 1)), halves to even. The stride is
+    accumulated, so that the roundings agree with those of DiT's respacing ("100", not "ddim100").
 
     Raises:
         InputError: if ``steps`` is not in [2, T].
@@ -118,7 +118,7 @@ def check_steps(steps: int, fewest: int, most: int) -> None:
 
 
 def check_timesteps(timesteps: Sequence[float], schedule: NoiseSchedule, kind: type) -> None:
-    """Raise InputError unless ``timesteps`` are numbers of a ``kind`` that fall within [0, T)."""
+    """Raise InputError unless ``timesteps`` are of a ``kind``, within [0, T) and descending."""
     last = schedule.num_timesteps - 1
     if not timesteps or not all(type(t) in (int, kind) for t in timesteps):
         raise InputError(f"timesteps must be a list of {kind.__name__}, not {timesteps!r}")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
@@ -46,7 +47,8 @@ def command(config_name: str) -> Callable[[Callable], Callable]:
         def wrapped() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here instead of being printed
             # As other tools spell it; Hydra has settings only.
-            sys.argv = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv]
+            words = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]]
+            sys.argv[1:] = with_figures(config_name, words)
             with user_errors():
                 if not _asks(sys.argv):
                     check_groups(sys.argv[1:])
@@ -74,9 +76,29 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
     To be called where Hydra is initialised, such as within a command.
     """
-    config = hydra.compose(name, list(overrides))
+    config = hydra.compose(name, with_figures(name, overrides))
     resolve(config, name)
     return config
+
+
+def with_figures(name: str, words: Sequence[str]) -> list[str]:
+    """``words`` with the figures written out that ``figure=all`` or ``figure=ablations`` stand for.
+
+    They are the files in ``configs/figure`` with that ``set``. Commands of all figures take those
+    of the paper unless told otherwise.
+    """
+    if name not in ("figures", "claims", "report") or not _QUESTIONS.isdisjoint(words):
+        return list(words)
+    words = list(words)
+    if name != "figures" and not any(word.startswith("figure=") for word in words):
+        words.append("figure=all")
+    for i, word in enumerate(words):
+        wanted = {"figure=all": "paper", "figure=ablations": "ablations"}.get(word)
+        if wanted:
+            files = sorted((CONFIGS / "figure").glob("*.yaml"))
+            found = [f.stem for f in files if yaml.safe_load(f.read_text())["set"] == wanted]
+            words[i] = f"figure=[{','.join(found)}]"
+    return words
 
 
 def overrides() -> list[str]:

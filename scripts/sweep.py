@@ -9,20 +9,15 @@ Hydra's launcher.
 if not __package__:
     import as_module  # noqa: F401  says how to start it, and exits
 
-import itertools
 import logging
-import re
 import sys
-from decimal import Decimal
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from eval import experiments
+from eval import experiments, overrides
 from eval.evaluator import Evaluator
-from models.errors import InputError
 from models.files import check_writable
 from scripts.cli import CONFIGS, check_groups, command, resolve, user_errors
 from stitch.runs import build, devices, distributed
@@ -37,12 +32,12 @@ def main(config: DictConfig) -> None:
     sweep([config])
 
 
-def multirun(overrides: list[str]) -> None:
-    """All points that ``overrides`` span, in this process."""
+def multirun(words: list[str]) -> None:
+    """All points that ``words`` span, in this process."""
     with user_errors(), hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        check_groups(overrides)
+        check_groups(words)
         configs = []
-        for point in expand(overrides):
+        for point in overrides.expand(words):
             config = hydra.compose("sweep", point, return_hydra_config=not configs)
             if not configs:
                 configure_log(config.hydra.job_logging)
@@ -51,48 +46,6 @@ def multirun(overrides: list[str]) -> None:
             resolve(config, "sweep")
             configs.append(config)
         sweep(configs)
-
-
-def expand(overrides: list[str]) -> list[list[str]]:
-    """The points of a sweep, in the order of Hydra's multirun: the last list varies fastest.
-
-    Args:
-        overrides: as Hydra's, with lists such as ``guidance.scale=1.5,2``, ``range(...)``,
-            ``choice(...)`` or ``allocation.small=0,0.1,...,1``.
-
-    Raises:
-        HydraException: for what Hydra cannot parse.
-    """
-    parsed = OverridesParser.create().parse_overrides([fill_in(one) for one in overrides])
-    values = [
-        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
-        if one.is_sweep_override()
-        else [one.input_line]
-        for one in parsed
-    ]
-    return [list(point) for point in itertools.product(*values)]
-
-
-def fill_in(override: str) -> str:
-    """``0,0.1,...,1`` written out, in decimal arithmetic so that no 0.30000000000000004 comes.
-
-    Raises:
-        InputError: if the steps do not lead from the first value to the last.
-    """
-    number = r"-?\d+(?:\.\d+)?"
-
-    def written_out(match: re.Match) -> str:
-        first, second, last = (Decimal(text) for text in match.groups())
-        step = second - first
-        if not step or (last - first) / step < 1 or (last - first) % step:
-            raise InputError(
-                f"{override}: {match[0]} has no steps of {step} from {first} to {last}; write the "
-                "values out"
-            )
-        count = int((last - first) / step)
-        return ",".join(f"{(first + i * step).normalize():f}" for i in range(count + 1))
-
-    return re.sub(rf"({number}),({number}),\.\.\.,({number})(?![\d.])", written_out, override)
 
 
 def sweep(configs: list[DictConfig]) -> None:
@@ -130,7 +83,7 @@ def sweep(configs: list[DictConfig]) -> None:
 
 
 if __name__ == "__main__":
-    arguments = [fill_in(argument) for argument in sys.argv[1:]]
+    arguments = [overrides.fill_in(argument) for argument in sys.argv[1:]]
     sys.argv[1:] = arguments
     flags = {argument for argument in arguments if argument.startswith("-")}
     launcher = any(argument.startswith(("launcher=", "hydra/launcher=")) for argument in arguments)

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from stitch.trajectory import Denoise, Trajectory
+from samplers.sampler import Denoise
+from stitch.trajectory import Trajectory
 
 
 class SharedPrefix:

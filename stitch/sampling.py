@@ -11,8 +11,9 @@ from models.errors import InputError
 from samplers import Sampler
 from samplers.guidance import Guidance
 from samplers.noise import check_index, check_seed, initial_noise, random_embedding, step_noise
+from samplers.sampler import Denoise
 from stitch.allocation import Allocation
-from stitch.trajectory import Denoise, Trajectory, Wrapper
+from stitch.trajectory import Trajectory, Wrapper
 
 ALIGNMENTS = ("log-snr", "timestep")
 

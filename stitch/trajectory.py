@@ -11,11 +11,10 @@ from torch import Tensor
 from models.errors import InputError
 from samplers.guidance import NULL_CLASS, RANDOM_EMBEDDING, Guidance
 from samplers.prediction import PREDICTION_TYPES
+from samplers.sampler import Denoise
 from samplers.schedule import NoiseSchedule
 from stitch.alignment import View, views
 from stitch.allocation import Allocation
-
-Denoise = Callable[[Tensor, int], Tensor]  # (x, step) -> epsilon, as samplers ask for it
 
 
 class Wrapper(Protocol):

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from eval.estimate import SAMPLERS
+from eval.metrics import METRICS
 from eval.paper import reported, tables
 from eval.paper.kinds import KINDS, Drawing
 from eval.paper.points import Point
@@ -95,15 +96,14 @@ def row(drawing: Drawing, point: Point, record) -> dict:
 def listing(rows: list[dict]) -> list[str]:
     """The numbers of a figure as lines of text."""
     width = max(len(row["allocation"]) for row in rows)
-    lines = [
-        f"{'allocation':{width}} {'FID':>8} {'IS':>8} {'precision':>9} {'recall':>7} {'GMACs':>9} "
-        f"{'ms/image':>9}"
-    ]
+    metrics = [metric for metric in METRICS.values() if all(metric.name in row for row in rows)]
+    names = "".join(f" {metric.label:>9}" for metric in metrics)
+    lines = [f"{'allocation':{width}}{names} {'GMACs':>9} {'ms/image':>9}"]
     for row in rows:
         milliseconds = row["ms_per_image"]
+        values = "".join(f" {row[one.name]:9.{max(3, one.digits)}f}" for one in metrics)
         lines.append(
-            f"{row['allocation']:{width}} {row['fid']:8.3f} {row['is']:8.3f} "
-            f"{row['precision']:9.3f} {row['recall']:7.3f} {row['gmacs_per_image']:9.4g} "
+            f"{row['allocation']:{width}}{values} {row['gmacs_per_image']:9.4g} "
             f"{'-' if milliseconds is None else format(milliseconds, '.2f'):>9}"
         )
     return lines

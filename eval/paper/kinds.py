@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.markdown import markdown
+from eval.metrics import METRICS
 from eval.paper import plots, tables
 from eval.paper import reported as paper
 from eval.paper.points import PARTS, Point
@@ -16,7 +17,6 @@ from stitch import pareto_frontier
 from stitch.analysis import cosine_similarity, log_amplitude_spectrum
 
 REPORTED = "reported, ImageNet 256  "
-NAMES = {"fid": "FID", "is": "Inception Score", "precision": "precision", "recall": "recall"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def curves(drawing: Drawing) -> None:
     ):
         for metric in figure["y"]:
             shown = timed if metric == "time" else metric
-            label = time_label if metric == "time" else NAMES[metric]
+            label = time_label if metric == "time" else METRICS[metric].axis
             lines, papers = [], []
             for s, series in enumerate(figure["series"]):
                 points = drawing.of(p, s)
@@ -145,7 +145,7 @@ def curves(drawing: Drawing) -> None:
             log = metric in figure.get("log", [])
             ours.append(plots.Panel(title, share, label, lines, log))
             if papers and not drawing.same_data:
-                on = "ms per image (RTX 3090)" if metric == "time" else NAMES[metric]
+                on = "ms per image (RTX 3090)" if metric == "time" else METRICS[metric].axis
                 reported.append(
                     plots.Panel(REPORTED + paper_title, share, on, papers, log, companion=True)
                 )
@@ -190,12 +190,12 @@ def pareto(drawing: Drawing) -> None:
                 else:
                     companions.append(
                         plots.Panel(
-                            REPORTED + papers[p], "ms per image (RTX 3090)", NAMES[metric], theirs,
-                            companion=True,
+                            REPORTED + papers[p], "ms per image (RTX 3090)",
+                            METRICS[metric].axis, theirs, companion=True,
                         )
                     )  # fmt: skip
             log = metric in figure.get("log", [])
-            row.append(plots.Panel(titles[p], axis, NAMES[metric], drawn, log=log))
+            row.append(plots.Panel(titles[p], axis, METRICS[metric].axis, drawn, log=log))
         rows.append(row)
     if len(rows[0]) == 1:
         rows = [[panel for row in rows for panel in row]]
@@ -223,7 +223,7 @@ def _cloud(drawing: Drawing, points, series: dict, index: int, metric: str, time
 
 
 def _frontier(times, values, metric: str, label: str, colour: int, error: float = 0.0):
-    sign = -1 if metric == "is" else 1
+    sign = -1 if METRICS[metric].better == "higher" else 1
     best = pareto_frontier(times, [sign * v for v in values])
     return [
         plots.Curve("", times, values, "faint", plots.FAINT, colour == 3),

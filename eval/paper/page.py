@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from eval.experiments import record_store
+from eval.metrics import METRICS
 from eval.paper.evidence import Evidence
 from eval.paper.points import Planner
 from models.errors import InputError
@@ -24,8 +25,6 @@ from stitch.runs.provenance import commit
 from stitch.runs.records import content_hash
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-COLUMNS = ("allocation", "sampler", "steps", "guidance", "images", "fid", "is", "precision",
-           "recall", "GMACs", "ms per image as sampled", "run")  # fmt: skip
 
 
 def report(config: DictConfig, planner: Planner, folder: Path) -> str:
@@ -140,10 +139,18 @@ def strip(images: np.ndarray) -> str:
 
 def record_table(records: list[dict]) -> str:
     """Every record; a click on a heading sorts."""
+    names = [name for name in METRICS if any(name in record["metrics"] for record in records)]
+    columns = [
+        "allocation", "sampler", "steps", "guidance", "images", *names, "GMACs",
+        "ms per image as sampled", "run",
+    ]  # fmt: skip
     rows = []
     for record in records:
         run, cost, found = record["run"], record["cost"], record["metrics"]
-        metrics = [f"{found[name]:.4f}" if name in found else "" for name in COLUMNS[5:9]]
+        metrics = [
+            f"{found[name]:.{max(4, METRICS[name].digits)}f}" if name in found else ""
+            for name in names
+        ]
         milliseconds = cost.get("ms_per_image")
         rows.append([
             run["allocation"], run["sampler"]["name"], run["sampler"]["steps"],
@@ -151,7 +158,7 @@ def record_table(records: list[dict]) -> str:
             f"{cost['macs_per_image'] / 1e9:.4g}" if "macs_per_image" in cost else "",
             "" if milliseconds is None else f"{milliseconds:.2f}", content_hash(run),
         ])  # fmt: skip
-    return f'<div class="records">{table(COLUMNS, rows)}</div>'
+    return f'<div class="records">{table(columns, rows)}</div>'
 
 
 def _inline(text: str) -> str:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import yaml
 
+from eval.metrics import METRICS
 from models.errors import InputError
 from models.zoo import ROOT
 
 FACTS = ROOT / "configs" / "paper" / "facts.yaml"
-# Our metric -> the name of its column in tables of the facts, factor to our unit.
-_COLUMNS = {"fid": ("FID", 1), "is": ("IS", 1), "time": ("time_s", 125)}  # s for 8 -> ms for 1
+_TIME = "time_s", 125  # the column of times in tables of the facts, and s for 8 -> ms for 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def curve(path: str, metric: str) -> Reported | None:
     error = _error(look_up(".".join(parents[:-1])).get("error", 0)) if len(parents) > 3 else 0
     if isinstance(entry, dict):
         entry, error = entry["values"], entry.get("error", 0)
-    factor = _COLUMNS[metric][1] if metric in _COLUMNS else 1
+    factor = _TIME[1] if metric == "time" else 1
     shares = look_up(".".join([*parents[:2], "x"]))["fraction_small"]
     return Reported(shares, [factor * value for value in entry], error)
 
@@ -64,8 +64,8 @@ def cloud(path: str, metric: str) -> Reported:
     """A table of configurations: ``metric`` over time, in the table's order."""
     table = look_up(path)
     columns = {name: i for i, name in enumerate(table["columns"])}
-    name = _COLUMNS[metric][0]
-    time, factor = _COLUMNS["time"]
+    name = METRICS[metric].label
+    time, factor = _TIME
     error = look_up(path.rsplit(".", 1)[0]).get("error", {})
     return Reported(
         [factor * row[columns[time]] for row in table["rows"]],

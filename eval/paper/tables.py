@@ -3,18 +3,16 @@
 import json
 from pathlib import Path
 
+from eval.metrics import METRICS
 from eval.paper import reported
 from models.errors import InputError
 from models.weights import record_path
 from stitch.runs.run import timing_key
 
+# Columns beside those of metrics (``eval.metrics.METRICS``).
 HEADERS = {
     "fraction": "share",
     "label": "",
-    "fid": "FID",
-    "is": "IS",
-    "precision": "precision",
-    "recall": "recall",
     "time": "ms per image",
     "params": "parameters, M",
     "macs": "GMACs per evaluation",
@@ -26,8 +24,17 @@ HEADERS = {
 }
 # Columns of what networks are, and the units that tables say them in.
 OF_NETWORKS = {"params": 1e6, "macs": 1e9, "storage": 1e6, "iterations": 1}
-DIGITS = {"fid": 3, "is": 2, "precision": 3, "recall": 3, "time": 2, "params": 2, "macs": 4,
-          "storage": 2, "memory": 0, "latency": 3, "gmacs": 3}  # fmt: skip
+DIGITS = {"time": 2, "params": 2, "macs": 4, "storage": 2, "memory": 0, "latency": 3, "gmacs": 3}
+
+
+def heading(column: str) -> str:
+    """What a column is called in a table."""
+    return METRICS[column].label if column in METRICS else HEADERS[column]
+
+
+def decimals(column: str) -> int | None:
+    """How many decimals a column shows; None for as many as there are."""
+    return METRICS[column].digits if column in METRICS else DIGITS.get(column)
 
 
 def build(drawing) -> tuple[list[str], list[list]]:
@@ -44,9 +51,9 @@ def build(drawing) -> tuple[list[str], list[list]]:
         label = drawing.text(series["label"], point)
         ours = [_ours(column, point, record, label) for column in columns]
         rows.append(ours + [_reported(series, column, point, label) for column in reported])
-    headers = [HEADERS[column] for column in columns]
-    headers += [f"paper: {HEADERS[column]}" for column in reported]
-    digits = [DIGITS.get(column) for column in columns] + [None] * len(reported)
+    headers = [heading(column) for column in columns]
+    headers += [f"paper: {heading(column)}" for column in reported]
+    digits = [decimals(column) for column in columns] + [None] * len(reported)
     return headers, [
         [_format(cell, places) for cell, places in zip(row, digits, strict=True)] for row in rows
     ]
@@ -109,7 +116,8 @@ def _ours(column: str, point, record: dict, label: str):
     if column == "gmacs":
         return record["cost"]["macs_per_image"] / 1e9
     if column not in record["metrics"]:
-        raise InputError(f"figure.columns: {column} is unknown; known: {', '.join(HEADERS)}")
+        known = ", ".join([*HEADERS, *METRICS])
+        raise InputError(f"figure.columns: {column} is unknown; known: {known}")
     return record["metrics"][column]
 
 

@@ -20,11 +20,11 @@ from eval.export import write_pngs
 from eval.extraction import as_batch
 from eval.features import create_extractor, extract, find_weights
 from eval.images import open_images
+from eval.own_images import own_images
 from eval.published import selftest
 from eval.reference import load_reference, save_reference
 from models.errors import InputError
 from models.weights import CheckpointError
-from scripts.reference import own_images
 from stitch.runs.records import ResultStore
 from stitch.runs.shards import ShardFolder
 from stitch.runs.tracking import log_record

@@ -9,6 +9,7 @@ from torch_fidelity import metric_fid
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from eval.metrics import (
+    Inputs,
     Moments,
     compute,
     frechet_distance,
@@ -222,9 +223,8 @@ def test_kid_is_torch_fidelitys():
 
 def test_what_is_wanted_is_computed_in_that_order():
     found = {"features": SAMPLE, "logits": probabilities().log()}
-    values = compute(
-        ["recall", "is", "fd_dinov2"], found, {"features": moments(REFERENCE)}, REFERENCE
-    )
+    inputs = Inputs(found, {"features": moments(REFERENCE)}, REFERENCE)
+    values = compute(["recall", "is", "fd_dinov2"], inputs)
     assert list(values) == ["recall", "is", "fd_dinov2"]
     assert values["recall"] == precision_recall(SAMPLE, REFERENCE)[1]
     assert values["fd_dinov2"] == frechet_distance(SAMPLE, REFERENCE)

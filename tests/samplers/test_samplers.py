@@ -1,12 +1,16 @@
 """Schedules and samplers against the reference implementations and closed forms."""
 
+import inspect
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 import samplers
 from models.errors import InputError
-from samplers import Guidance, NoiseSchedule
+from samplers import Guidance, NoiseSchedule, Sampler
 from samplers.dpm_solver import group_orders
 from samplers.loss import draw_timesteps, training_losses
 from samplers.spacing import equal_parts, grid, trailing_inclusive, visits
@@ -373,6 +377,44 @@ def test_restarted_history_is_of_order_1_at_the_switch():
     kept, restarted = (final("pndm", [5], history=h) for h in ("keep", "restart"))
     assert not torch.equal(kept, restarted)
     assert torch.equal(kept, final("pndm", ()))
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "heun", "dpm_solver"])
+def test_every_sampler_is_called_as_the_protocol_says(name):
+    sampler = samplers.create(name, 6, LINEAR)
+    assert sampler.schedule is LINEAR
+    expected = inspect.signature(Sampler.__call__).parameters
+    found = inspect.signature(type(sampler).__call__).parameters
+    assert list(found) == list(expected)
+    assert found["denoise"].annotation == expected["denoise"].annotation
+    optional = {"callback": None, "switches": ()} | ({} if name == "ddpm" else {"noise": None})
+    defaults = {key: p.default for key, p in found.items() if p.default is not p.empty}
+    assert defaults == optional
+
+
+def test_a_new_sampler_is_its_class_and_a_line_of_the_registry(monkeypatch):
+    @dataclass(frozen=True, eq=False)
+    class Toy:
+        default_spacing: ClassVar[str] = "even"
+
+        schedule: NoiseSchedule
+        timesteps: list[int]
+        stretch: int = 1
+
+        @staticmethod
+        def place(spacing, steps, schedule, stretch=1):
+            assert spacing in ("even", "odd")
+            return [2 * i * stretch + (spacing == "odd") for i in range(steps)][::-1]
+
+    monkeypatch.setitem(samplers._SAMPLERS, "toy", Toy)
+    assert samplers.create("toy", 3, LINEAR).timesteps == [4, 2, 0]
+    toy = samplers.create("toy", 3, "ddpm-linear", spacing="odd", stretch=2)
+    assert toy.timesteps == [9, 5, 1] and toy.stretch == 2
+    assert samplers.create("toy", 3, LINEAR, spacing=[3, 2, 1]).timesteps == [3, 2, 1]
+    with pytest.raises(InputError, match="sampler toy has no option eta; known: stretch, spacing"):
+        samplers.create("toy", 3, LINEAR, eta=1)
+    with pytest.raises(InputError, match="unknown sampler 'euler'; known: .*toy"):
+        samplers.create("euler", 3, LINEAR)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,13 @@ import torch
 from omegaconf import OmegaConf
 
 import models
-from eval import experiments
+from eval import experiments, overrides
 from eval.estimate import Costs, cost
 from eval.evaluator import Evaluator
+from eval.images import open_images
+from eval.metrics import METRICS, Metric
+from eval.paper import draw, tables
+from eval.paper.page import record_table
 from eval.paper.points import Planner
 from models.errors import InputError
 from scripts import cli, sweep
@@ -48,13 +52,13 @@ def store_of(folder):
 
 
 def test_the_points_of_a_sweep_are_all_combinations_in_order():
-    assert sweep.expand(["num_images=9", "guidance.scale=1.5,2", "sampler=ddim,ddpm"]) == [
+    assert overrides.expand(["num_images=9", "guidance.scale=1.5,2", "sampler=ddim,ddpm"]) == [
         ["num_images=9", "guidance.scale=1.5", "sampler=ddim"],
         ["num_images=9", "guidance.scale=1.5", "sampler=ddpm"],
         ["num_images=9", "guidance.scale=2", "sampler=ddim"],
         ["num_images=9", "guidance.scale=2", "sampler=ddpm"],
     ]
-    lists = sweep.expand(["allocation.fractions=[0.5,0.5],[1,0]"])
+    lists = overrides.expand(["allocation.fractions=[0.5,0.5],[1,0]"])
     assert lists == [["allocation.fractions=[0.5,0.5]"], ["allocation.fractions=[1,0]"]]
 
 
@@ -69,13 +73,13 @@ def test_the_points_of_a_sweep_are_all_combinations_in_order():
     ],
 )
 def test_three_dots_are_written_out_exactly(text, values):
-    assert sweep.fill_in(f"a={text}") == f"a={values}"
+    assert overrides.fill_in(f"a={text}") == f"a={values}"
 
 
 @pytest.mark.parametrize("text", ["0,0.3,...,1", "0,0,...,1", "1,2,...,0"])
 def test_three_dots_that_lead_nowhere_are_refused(text):
     with pytest.raises(InputError, match="write the values out"):
-        sweep.fill_in(f"allocation.small={text}")
+        overrides.fill_in(f"allocation.small={text}")
 
 
 def test_only_runs_that_differ_in_nothing_but_the_allocation_are_grouped(tmp_path):
@@ -108,6 +112,32 @@ def test_points_made_together_have_the_images_and_metrics_of_points_made_alone(t
 
 
 FIRST_OF_THEIR_KIND = ("DiT-B*4", "DiT-S*2+DiT-B*2")
+
+
+def farthest(inputs):
+    """Made up: the largest distance of a sample to its nearest reference."""
+    distances = torch.cdist(inputs.sample["features"], inputs.reference)
+    return distances.min(1).values.max().item()
+
+
+def test_a_new_metric_is_one_row_and_one_function(tmp_path, monkeypatch):
+    row = Metric("far", "Far", 1, "features", "neighbours", "lower", farthest)
+    monkeypatch.setitem(METRICS, "far", row)
+    (run,) = points(tmp_path, shares=[0.5])
+    device, wanted = torch.device("cpu"), compose(*FEW, "eval.metrics=[fid,far]").eval
+    evaluator, store = Evaluator(wanted, device), store_of(tmp_path)
+    assert experiments.make_records([run], evaluator, store) == {}
+    record = experiments.stored_record(run, evaluator, store)
+    assert list(record["metrics"]) == ["fid", "far"] and record["metrics"]["far"] > 0
+    with pytest.raises(InputError, match="num_images=3 .*too few for far with eval.neighbours=3"):
+        evaluator.check(open_images(run.samples.path), 3)
+    # Tables, the report and the list of a figure's numbers show it.
+    assert (tables.heading("far"), tables.decimals("far")) == ("Far", 1)
+    assert "<th>far</th>" in record_table([record])
+    line = {"allocation": "S", "gmacs_per_image": 1.0, "ms_per_image": None, **record["metrics"]}
+    head, values = draw.listing([line])
+    assert head.split() == ["allocation", "FID", "Far", "GMACs", "ms/image"]
+    assert values.split()[2] == f"{record['metrics']['far']:.3f}"
 
 
 def test_only_missing_shards_of_missing_points_are_made(tmp_path, evaluator):

@@ -155,13 +155,13 @@ def test_a_table_shows_the_numbers_of_its_json(path):
     points, checked = points_of(path), 0
     assert len(rows) == len(points)
     for column, (key, unit) in columns.items():
-        if tables.HEADERS[column] not in head:
+        if tables.heading(column) not in head:
             continue
-        digits = tables.DIGITS.get(column)
+        digits = tables.decimals(column)
         for row, point in zip(rows, points, strict=True):
             value = point[key] if unit == 1 else point[key] / unit
             shown = str(value) if digits is None else f"{value:.{digits}f}"
-            assert row[head.index(tables.HEADERS[column])] == shown
+            assert row[head.index(tables.heading(column))] == shown
             checked += 1
     assert checked >= len(rows)
 

@@ -420,6 +420,19 @@ def test_what_was_not_measured_comes_with_the_command_that_measures_it(recorded,
     )
 
 
+def test_figures_list_their_series_in_the_order_that_claims_take_them_in(recorded):
+    figures = recorded("zoo=fashion").figures
+    assert [series["label"] for series in figures["table7"]["series"]] == [
+        "interleave", "decreasing probability", "large to small", "small to large (T-Stitch)",
+    ]  # fmt: skip
+    assert figures["fig03"]["series"][0]["denoisers"] == ["large", "small"]
+    assert [panel["runs"]["images"] for panel in figures["fig13"]["panels"]] == [5000, 50_000]
+    assert len(figures["fig15"]["panels"]) == 2
+    stitched, few = figures["fig15"]["series"]
+    assert stitched["allocations"]["denoisers"] == ["small", "medium", "large"]
+    assert few["allocations"]["denoisers"] == ["large"]
+
+
 def test_latencies_that_were_not_measured_come_with_their_command(recorded):
     text, holds = judged("the overhead of a second denoiser is small", recorded("zoo=fashion"))
     name, words = command_of(text)

@@ -101,7 +101,9 @@ def test_sampling_again_makes_nothing_and_says_so(alone):
 
 def test_another_batch_size_changes_rounding_only(alone, tmp_path):
     succeed("sample", *SMALL, "batch_size=2", f"samples={tmp_path / 'batch'}")
-    for path in sorted(alone.glob("shard-*.npz")):
+    paths = sorted(alone.glob("shard-*.npz"))
+    assert len(paths) == 4
+    for path in paths:
         images, labels = read_shard(path)
         others, other_labels = read_shard(tmp_path / "batch" / path.name)
         assert (labels == other_labels).all()

@@ -49,7 +49,7 @@ class ShardFolder:
 
     Args:
         path: the folder.
-        run: everything that determines the pixels (``eval.results.content_hash`` names it).
+        run: everything that determines the pixels (``stitch.runs.records.content_hash`` names it).
         shard_size: indices per shard.
 
     Raises:

@@ -59,6 +59,7 @@ class FashionMNIST:
     """
 
     num_classes = 10
+    run = None  # see ``eval.images.Images``
 
     def __init__(self, split: str, root: str | None = None, download: bool = False):
         folder = _find(root, download)

@@ -6,15 +6,16 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
-from eval.extraction import as_batch, extract_shared
-from eval.features import create_extractor, extract, find_weights, known_metrics
-from eval.images import Images, ShardImages, blocks, open_images, warnings
+from eval.extraction import Pass, Seen
+from eval.features import create_extractor, find_weights, known_metrics
+from eval.images import Images, ShardImages, open_images, warnings
 from eval.metrics import METRICS, Inputs, compute
 from eval.reference import (
     Reference,
@@ -109,12 +110,11 @@ class Evaluator:
             check_writable(self.config.cache, "eval.cache")
             kinds = [k for k in self.extractor.get_requested_features_list() if k != "logits"]
             count = self.images.count
-            found = extract_shared(
-                self.extractor, self.images, count, self.config.batch_size, kinds
-            )
-            if distributed.is_main():
+            size = self.config.batch_size
+            seen = Pass(self.extractor, self.images, count, size, kinds).whole()
+            if seen is not None:
                 facts = {"data": str(self.path), "extractor_sha256": self.weights_sha256}
-                save_reference(file, found, count, facts, torch.float32)
+                save_reference(file, seen.features, count, facts, torch.float32)
             distributed.barrier()
         made = load_reference(file)
         # ADM's stored moments are those of all of ImageNet, its images are some.
@@ -141,7 +141,9 @@ class Evaluator:
     ) -> dict:
         """The record of the first ``num_images`` images: from the store, or made and stored.
 
-        To be called by all ranks.
+        To be called by all ranks. The images of a run are read once: what verifies and hashes them
+        is the pass that extracts their features. A file that is missing or damaged ends it before
+        there is a number.
 
         Args:
             cost: facts for the record about what the sampling cost.
@@ -152,11 +154,14 @@ class Evaluator:
         if isinstance(images, ShardFolder):
             images = ShardImages(images)
         self.check(images, num_images)
-        distributed.from_main(lambda: images.require(num_images))
+        if images.run is None:
+            distributed.from_main(lambda: images.require(num_images))
+            sha256 = distributed.from_main(lambda: images.sha256(num_images))
+            run = hashes = {"images_sha256": sha256}
+        else:
+            distributed.from_main(lambda: images.look(num_images))
+            run, hashes = images.run, {}
         protocol = self.protocol(num_images)
-        run = images.run or {
-            "images_sha256": distributed.from_main(lambda: images.sha256(num_images))
-        }
         stored = distributed.from_main(lambda: store.get(run, protocol))
         if stored is not None:
             lacking = [name for name in self.config.metrics if name not in stored["metrics"]]
@@ -165,55 +170,89 @@ class Evaluator:
                     f"{store.path(run, protocol)} has no {', '.join(lacking)}, and records are "
                     "immutable; choose another folder with runs=FOLDER or move the record away"
                 )
+            if images.run is not None:
+                distributed.from_main(lambda: images.require(num_images))
             return stored
-        started = time.perf_counter()
-        values = self.measure(images, num_images)
-        if distributed.is_main():
-            record = {
-                "run": run,
-                "protocol": protocol,
-                "metrics": values,
-                "cost": {**(cost or {}), **sampling_time(images)},
-                "provenance": {
-                    "images_sha256": images.sha256(num_images),
-                    "evaluation_seconds": round(time.perf_counter() - started, 2),
-                    "evaluation_device": devices.name(self.device),
-                    "processes": distributed.world_size(),
-                    "python": platform.python_version(),
-                    **{name: importlib.metadata.version(name) for name in PACKAGES},
-                    "torch": torch.__version__,
-                    "commit": provenance.commit(),
-                    "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                },
-            }
-            if doubts := warnings(images, num_images, self.chunk):
-                record["provenance"]["warnings"] = doubts
-            try:
-                with contextlib.suppress(FileExistsError):  # another sweep was faster
-                    store.add(record)
-            except OSError as error:
-                numbers = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-                raise InputError(
-                    f"the record of {images.path} cannot be stored in {store.folder} "
-                    f"({error.strerror}); make room and evaluate again. It is: {numbers}"
-                ) from error
+        seen = self.start(images, num_images).whole()
+        if seen is not None:
+            self.add(images, num_images, seen, store, cost, hashes)
         return distributed.from_main(lambda: store.get(run, protocol))
 
-    def measure(self, images: Images, num_images: int) -> dict[str, float] | None:
-        """The metrics of the first ``num_images`` images, for the main rank; None for others.
+    def add(
+        self,
+        images: Images,
+        num_images: int,
+        seen: Seen,
+        store: ResultStore,
+        cost: dict | None = None,
+        facts: dict | None = None,
+    ) -> None:
+        """Store the record of images that were ``seen``; for the main rank.
+
+        Args:
+            cost: facts for the record about what the sampling cost.
+            facts: others, about the images, for its provenance.
+        """
+        started = time.perf_counter()
+        values = self._metrics(images, num_images, seen)
+        hashes = {**(facts or {}), **seen.hashes}
+        record = {
+            "run": images.run or {"images_sha256": hashes["images_sha256"]},
+            "protocol": self.protocol(num_images),
+            "metrics": values,
+            "cost": {**(cost or {}), **sampling_time(images)},
+            "provenance": {
+                **hashes,
+                "evaluation_seconds": round(seen.seconds + time.perf_counter() - started, 2),
+                "evaluation_device": devices.name(self.device),
+                "processes": distributed.world_size(),
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in PACKAGES},
+                "torch": torch.__version__,
+                "commit": provenance.commit(),
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            },
+        }
+        if doubts := warnings(images, num_images, self.chunk):
+            record["provenance"]["warnings"] = doubts
+        try:
+            with contextlib.suppress(FileExistsError):  # another sweep was faster
+                store.add(record)
+        except OSError as error:
+            numbers = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+            raise InputError(
+                f"the record of {images.path} cannot be stored in {store.folder} "
+                f"({error.strerror}); make room and evaluate again. It is: {numbers}"
+            ) from error
+
+    def start(self, images: Images, num_images: int) -> Pass:
+        """The pass that takes what the metrics need of the first ``num_images`` images.
 
         To be called by all ranks.
         """
         if distributed.is_main():
             self.check(images, num_images)
         reference = self.reference
-        if distributed.is_main():
-            self._check_dimensions(images, reference)
         kinds = sorted({METRICS[name].features for name in self.config.metrics})
-        size = self.config.batch_size
-        found = extract_shared(self.extractor, images, num_images, size, kinds)
-        if not distributed.is_main():
-            return None
+        return Pass(
+            self.extractor,
+            images,
+            num_images,
+            self.config.batch_size,
+            kinds,
+            lambda found: self._check_dimensions(found, reference),
+        )
+
+    def measure(self, images: Images, num_images: int) -> dict[str, float] | None:
+        """The metrics of the first ``num_images`` images, for the main rank; None for others.
+
+        To be called by all ranks.
+        """
+        seen = self.start(images, num_images).whole()
+        return None if seen is None else self._metrics(images, num_images, seen)
+
+    def _metrics(self, images: Images, num_images: int, seen: Seen) -> dict[str, float]:
+        found, reference = dict(seen.features), self.reference
         if "features" in found:
             found["features"] = found["features"].to(self.device)
         features = reference.features
@@ -263,10 +302,8 @@ class Evaluator:
             return f"too few for {', '.join(spread)}, which need 2 at least; give more"
         return None
 
-    def _check_dimensions(self, images: Images, reference: Reference) -> None:
-        """Refuse a reference that does not fit, by the features of one image."""
-        (first,) = blocks(images, 0, 1, 1)
-        found = extract(self.extractor, [as_batch(first)])
+    def _check_dimensions(self, found: Mapping[str, Tensor], reference: Reference) -> None:
+        """Refuse a reference that does not fit the features of the first images."""
         for name in self.config.metrics:
             metric = METRICS[name]
             kind, moments = metric.features, metric.kind == "moments"
@@ -294,7 +331,7 @@ def sampling_time(images: Images) -> dict:
     The fastest shard is taken: whatever else runs on a machine can only add to it. Shards whose
     trajectories shared their beginnings with another run's say nothing of the time of this one.
     """
-    timings = images.folder.timings() if isinstance(images, ShardImages) else []
+    timings = [] if images.run is None else images.timings()
     facts = {"seconds", "images", "batch_size", "device"}
     timings = [t for t in timings if facts <= t.keys() and t["images"] and not t.get("nfe_saved")]
     if not timings:

@@ -8,12 +8,15 @@ from omegaconf import DictConfig
 
 from eval.estimate import Costs, PlanLine, cost, plan_text, setting_text
 from eval.evaluator import Evaluator
+from eval.extraction import hash_shared
+from eval.images import ShardImages
+from eval.unstored import make_unstored
 from models.errors import is_mistake
 from stitch.runs import distributed
 from stitch.runs.grouped import groups, sample_together
 from stitch.runs.records import ResultStore
 from stitch.runs.run import Run
-from stitch.runs.shards import folder_digest
+from stitch.runs.shards import ShardError, ShardFolder, folder_digest
 
 log = logging.getLogger("sweep")
 
@@ -28,11 +31,16 @@ def stored_record(run: Run, evaluator: Evaluator, store: ResultStore) -> dict | 
     return store.get(run.settings, evaluator.protocol(run.num_images))
 
 
-def make_records(runs: Iterable[Run], evaluator: Evaluator, store: ResultStore) -> dict[str, str]:
+def make_records(
+    runs: Iterable[Run], evaluator: Evaluator, store: ResultStore, store_images: bool = True
+) -> dict[str, str]:
     """Sample and evaluate every run that has no record, by all ranks.
 
     Runs that differ in their allocations only are sampled together (see ``stitch.runs.grouped``). A
     run that fails is left out, the others are finished.
+
+    Args:
+        store_images: whether the images are kept in the runs' folders; see ``eval.unstored``.
 
     Returns:
         Hash of run -> its allocation and what went wrong.
@@ -49,27 +57,16 @@ def make_records(runs: Iterable[Run], evaluator: Evaluator, store: ResultStore) 
         for run in group:
             if not recorded(run):
                 missing.append(run)
-            elif difference := distributed.from_main(
-                lambda run=run: changed(run, evaluator, store)
-            ):
+            elif difference := changed(run, evaluator, store):
                 failures[run.id] = f"{run.allocation}: {difference}"
             else:
                 log.info("%s is recorded already", run.allocation)
-        failed, made = sample_together(missing) if missing else ({}, {})
-        counts = {key: counts[key] + made.get(key, 0) for key in counts}
-        for run in missing:
-            name = run.id
-            try:
-                if name not in failed:
-                    evaluator.record(run.samples, run.num_images, store, run.cost())
-            except Exception as error:
-                if distributed.world_size() > 1:
-                    raise  # the other ranks wait for this one: torchrun ends them all
-                if not is_mistake(error):
-                    log.exception("%s failed", run.allocation)
-                failed[name] = f"{type(error).__name__}: {error}"
-            if name in failed:
-                failures[name] = f"{run.allocation}: {failed[name]}"
+        if not missing:
+            continue
+        make = _make_stored if store_images else make_unstored
+        failed, made = make(missing, evaluator, store)
+        counts = {key: counts[key] + made[key] for key in counts}
+        failures |= {r.id: f"{r.allocation}: {failed[r.id]}" for r in missing if r.id in failed}
     if counts["saved"]:
         whole = counts["made"] + counts["saved"]
         log.info(
@@ -81,25 +78,67 @@ def make_records(runs: Iterable[Run], evaluator: Evaluator, store: ResultStore) 
     return failures
 
 
+def _make_stored(
+    group: list[Run], evaluator: Evaluator, store: ResultStore
+) -> tuple[dict[str, str], dict[str, int]]:
+    """As ``make_unstored``, but for the images."""
+    failed, counts = sample_together(group)
+    for run in group:
+        try:
+            if run.id not in failed:
+                evaluator.record(run.samples, run.num_images, store, run.cost())
+        except Exception as error:
+            if distributed.world_size() > 1:
+                raise  # the other ranks wait for this one: torchrun ends them all
+            if not is_mistake(error):
+                log.exception("%s failed", run.allocation)
+            failed[run.id] = f"{type(error).__name__}: {error}"
+    return failed, counts
+
+
 def unique(runs: Iterable[Run]) -> list[Run]:
     """The runs without those that are another one again."""
     return list({(run.id, run.num_images): run for run in runs}.values())
 
 
 def changed(run: Run, evaluator: Evaluator, store: ResultStore) -> str | None:
-    """What is wrong if a record was made of other images than those in the run's folder."""
-    folder = run.samples
-    record = stored_record(run, evaluator, store)
-    if not folder.path.is_dir() or folder.missing(run.num_images):
+    """What is wrong if a record was made of other images than those in the run's folder.
+
+    To be called by all ranks; each reads a part of the folder. The first records have only
+    ``images_sha256``, for which one rank reads all of it.
+    """
+    folder, count = run.samples, run.num_images
+
+    def known() -> dict | None:
+        there = folder.path.is_dir() and not folder.lacking(count)
+        return stored_record(run, evaluator, store) if there else None
+
+    record = distributed.from_main(known)
+    if record is None:
         return None
-    there, here = record["provenance"]["images_sha256"], folder_digest(folder, run.num_images)
-    if there == here:
+    facts = record["provenance"]
+    if "image_hashes_sha256" in facts:
+        hashes = hash_shared(ShardImages(folder), count)
+    else:
+        hashes = distributed.from_main(lambda: _digest(folder, count))
+    here = distributed.from_main(lambda: hashes or {})
+    for name in here.keys() & facts.keys():
+        if here[name] != facts[name]:
+            path = store.path(run.settings, evaluator.protocol(count))
+            return (
+                f"{path} was made by commit {facts['commit']} of other images (sha256 "
+                f"{facts[name][:16]}) than {folder.path} holds ({here[name][:16]}); move one of "
+                "them away"
+            )
+    return None
+
+
+def _digest(folder: ShardFolder, count: int) -> dict[str, str] | None:
+    """``hash_shared`` by one process, of what the first records have; None for damaged images."""
+    try:
+        return {"images_sha256": folder_digest(folder, count)}
+    except ShardError:
         return None
-    path = store.path(run.settings, evaluator.protocol(run.num_images))
-    return (
-        f"{path} was made by commit {record['provenance']['commit']} of other images (sha256 "
-        f"{there[:16]}) than {folder.path} holds ({here[:16]}); move one of them away"
-    )
 
 
 def plan(

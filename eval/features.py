@@ -5,8 +5,9 @@ Each gives some of three kinds: ``features`` (Frechet distance, KID, precision a
 ``network``; its metrics follow.
 """
 
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -238,7 +239,10 @@ def find_weights(path: str | Path, url: str | None = None) -> Path:
 
 @torch.no_grad()
 def extract(
-    extractor: FeatureExtractorBase, batches: Iterable[Tensor], kinds: Sequence[str] | None = None
+    extractor: FeatureExtractorBase,
+    batches: Iterable[Tensor],
+    kinds: Sequence[str] | None = None,
+    check: Callable[[Mapping[str, Tensor]], None] | None = None,
 ) -> dict[str, Tensor]:
     """Features of (B, C, H, W) uint8 batches: kind -> (N, D) float32 on the CPU.
 
@@ -246,6 +250,7 @@ def extract(
 
     Args:
         kinds: those to keep; None keeps all that the extractor gives.
+        check: called with the features of the first batch.
 
     Raises:
         FloatingPointError: if a feature is not finite.
@@ -254,16 +259,20 @@ def extract(
     names = extractor.get_requested_features_list()
     rows: dict[str, list[Tensor]] = {kind: [] for kind in kinds or names}
     done = 0
-    # Metrics are known for float32, not for the TF32 that cuDNN takes unless told otherwise.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for batch in batches:
+    # Metrics are known for float32, not for the TF32 that cuDNN takes unless told otherwise. What
+    # makes the batches is not to be told so: it may be sampling.
+    exact = functools.partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
+    for batch in batches:
+        with exact():
             found = dict(zip(names, extractor(batch.to(device)), strict=True))
-            for kind, parts in rows.items():
-                parts.append(found[kind].float().cpu())
-                if not parts[-1].isfinite().all():
-                    raise FloatingPointError(
-                        f"{kind} of the {len(batch)} images after the first {done} are not "
-                        "finite: the extractor's weights are broken"
-                    )
-            done += len(batch)
+        for kind, parts in rows.items():
+            parts.append(found[kind].float().cpu())
+            if not parts[-1].isfinite().all():
+                raise FloatingPointError(
+                    f"{kind} of the {len(batch)} images after the first {done} are not "
+                    "finite: the extractor's weights are broken"
+                )
+        if check is not None and not done:
+            check({kind: parts[0] for kind, parts in rows.items()})
+        done += len(batch)
     return {kind: torch.cat(parts) if parts else torch.empty(0) for kind, parts in rows.items()}

@@ -70,6 +70,7 @@ class Imagenette:
     """
 
     num_classes = len(CLASSES)
+    run = None  # see ``eval.images.Images``
 
     def __init__(self, split: str, root: str | None = None, download: bool = False, size: int = 64):
         files = _find(root, download)

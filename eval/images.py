@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ import numpy as np
 from eval.pictures import ImageError, decode, decode_resized, find_pictures, kind, turned
 from models.files import sha256_of
 from models.npz import Npz
-from stitch.runs.shards import ShardError, ShardFolder, folder_digest, open_folder, read_owner
+from stitch.runs.shards import ShardFolder, folder_digest, open_folder, read_owner
 
 
 class Images(Protocol):
@@ -73,8 +73,13 @@ def open_images(path: str | Path, setting: str = "samples") -> Images:
 
 def blocks(images: Images, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
     """Images of indices [start, stop) in blocks of ``size``, the last one maybe shorter."""
+    return regroup(images.read(start, stop), size)
+
+
+def regroup(parts: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Images of any parts in blocks of ``size``, the last one maybe shorter."""
     held: list[np.ndarray] = []
-    for part in images.read(start, stop):
+    for part in parts:
         held.append(part)
         while sum(map(len, held)) >= size:
             whole = np.concatenate(held)
@@ -125,6 +130,32 @@ def warnings(images: Images, count: int, chunk: int | None) -> list[str]:
     return found
 
 
+class RunImages(Images, Protocol):
+    """The images of a run, with their labels.
+
+    They are verified when they are read, and hashed in the pass that needs them.
+
+    Attributes:
+        unit: images of a file, or made together; ranks best share them in multiples of it.
+    """
+
+    run: dict
+    unit: int
+
+    def look(self, count: int) -> None:
+        """Make sure, as far as can be told without reading them, that ``count`` images are there.
+
+        Raises:
+            InputError: if they are not.
+        """
+
+    def labelled(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """``read``, with labels. Raises InputError at what is missing or damaged."""
+
+    def timings(self) -> list[dict]:
+        """How the images were made: see ``ShardFolder.log_timing``."""
+
+
 class ShardImages:
     """The images of a folder of ``scripts.sample``."""
 
@@ -132,6 +163,7 @@ class ShardImages:
 
     def __init__(self, folder: ShardFolder):
         self.folder, self.path, self.run = folder, folder.path, folder.run
+        self.unit = folder.shard_size
 
     @functools.cached_property
     def count(self) -> int:
@@ -140,20 +172,21 @@ class ShardImages:
     def require(self, count: int) -> None:
         self.folder.require(count)
 
+    def look(self, count: int) -> None:
+        if self.folder.lacking(count):
+            self.folder.require(count)  # says what is wrong
+
+    def labelled(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return self.folder.part(start, stop)
+
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        size = self.folder.shard_size
-        for shard in range(start // size, -(-stop // size)):
-            images, _ = self.folder.read(shard)
-            wanted = min(stop - shard * size, size)
-            if len(images) < wanted:
-                raise ShardError(
-                    f"{self.folder.shard_path(shard)} holds {len(images)} images instead of "
-                    f"{wanted}; run scripts.sample again"
-                )
-            yield images[max(0, start - shard * size) : wanted]
+        return (images for images, _ in self.labelled(start, stop))
 
     def sha256(self, count: int) -> str:
         return folder_digest(self.folder, count)
+
+    def timings(self) -> list[dict]:
+        return self.folder.timings()
 
 
 class FolderImages:

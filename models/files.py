@@ -107,6 +107,25 @@ def writing(path: str | Path, setting: str | None = None) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def saved_by_library(path: Path) -> Iterator[None]:
+    """A block in which a library writes ``path`` by itself.
+
+    torch and safetensors report a full disk by errors of their own, without the system's number.
+
+    Raises:
+        OSError: if the library failed and the folder takes no more data.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError):
+            with tempfile.TemporaryFile(dir=path.parent) as file:
+                file.write(bytes(2**20))
+                file.flush()
+        raise
+
+
 def check_writable(folder: str | Path, setting: str) -> None:
     """Refuse a folder that cannot be written to; it need not exist and is not created.
 

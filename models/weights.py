@@ -10,7 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.errors import InputError
-from models.files import read_json, replacing, sha256_of, write_atomically
+from models.files import (
+    read_json,
+    replacing,
+    saved_by_library,
+    sha256_of,
+    write_atomically,
+    writing,
+)
 
 
 class CheckpointError(InputError):
@@ -36,7 +43,7 @@ def save_tensors(tensors: dict[str, Tensor], path: str | Path, provenance: dict)
     """Store named tensors as safetensors, with a provenance record beside them."""
     path = Path(path)
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with replacing(path) as temporary:
+    with writing(path), replacing(path) as temporary, saved_by_library(temporary):
         save_file(contiguous, temporary)
     record = {"file": path.name, "sha256": sha256_of(path), **provenance}
     write_atomically(record_path(path), (json.dumps(record, indent=2) + "\n").encode())

@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig
 
 from eval.datasets import open_dataset
-from eval.extraction import extract_shared
+from eval.extraction import Pass
 from eval.features import create_extractor, find_weights
 from eval.images import warnings
 from eval.own_images import own_images
@@ -54,8 +54,8 @@ def main(config: DictConfig) -> None:
     weights = find_weights(config.eval.weights, config.eval.url)
     extractor = create_extractor(config.eval.extractor, weights, device)
     kinds = [kind for kind in extractor.get_requested_features_list() if kind != "logits"]
-    found = extract_shared(extractor, images, images.count, config.eval.batch_size, kinds)
-    if not distributed.is_main():
+    seen = Pass(extractor, images, images.count, config.eval.batch_size, kinds).whole()
+    if seen is None:
         return
     facts = {
         **data,
@@ -66,7 +66,9 @@ def main(config: DictConfig) -> None:
     }
     # Float16 is precise enough for the shipped classifier's features; others keep their type.
     dtype = torch.float16 if config.images.path is None else torch.float32
-    save_reference(config.reference, found, config.num_features, facts, dtype, spread=ordered)
+    save_reference(
+        config.reference, seen.features, config.num_features, facts, dtype, spread=ordered
+    )
     log.info("reference of %d images: %s", images.count, config.reference)
 
 

@@ -58,7 +58,7 @@ def sweep(configs: list[DictConfig]) -> None:
         if not planning:
             refuse_unclean("runs", config.runs)
         run = build.create(config, build.load_zoo(config, device), planning)
-        key = f"{config.runs} {OmegaConf.to_yaml(config.eval)}"
+        key = f"{config.runs} {config.store_images} {OmegaConf.to_yaml(config.eval)}"
         parts.setdefault(key, (config, []))[1].append(run)
     failures = {}
     for config, runs in parts.values():
@@ -69,7 +69,7 @@ def sweep(configs: list[DictConfig]) -> None:
             for line in experiments.plan(runs, evaluator, store, config):
                 log.info("%s", line)
             continue
-        failures |= experiments.make_records(runs, evaluator, store)
+        failures |= experiments.make_records(runs, evaluator, store, config.store_images)
         for run in runs if distributed.is_main() else []:
             record = experiments.stored_record(run, evaluator, store)
             if record is not None and run.id not in failures:

@@ -10,6 +10,7 @@ import argparse
 import functools
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -51,7 +52,8 @@ class Comparison:
     def error(self) -> float:
         """The largest difference, relative to values above 1, in units that share one limit."""
         difference = (self.ours.double() - self.theirs.double()).abs()
-        return (difference / self.theirs.double().abs().clamp(min=1)).max().item() / self.factor
+        error = (difference / self.theirs.double().abs().clamp(min=1)).max().item() / self.factor
+        return math.inf if math.isnan(error) else error  # NaN is below no limit, and above none
 
 
 def tensors(name: str) -> dict[str, Tensor]:

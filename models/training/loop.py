@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.errors import InputError
-from models.files import check_zip, replacing
+from models.files import check_zip, replacing, saved_by_library, writing
 from models.training import ema
 
 log = logging.getLogger("train")
@@ -133,7 +133,11 @@ class Training:
         record = {name: getattr(self, name) for name in counts}
         record["identity"] = self.identity
         record |= {name: part.state_dict() for name, part in self._modules().items()}
-        with replacing(self.path) as temporary:
+        with (
+            writing(self.path),
+            replacing(self.path) as temporary,
+            saved_by_library(temporary),
+        ):
             torch.save(record, temporary)
         self._saved = time.monotonic()
 

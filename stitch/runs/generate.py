@@ -40,20 +40,27 @@ def sample_missing(run: Run) -> int:
         ShardError: if the folder cannot be written to.
         SystemExit: when interrupted by a signal, after the batch in hand.
     """
-    if not run.samples.whole(run.num_images):
+    if run.samples.lacking(run.num_images):
         load(run)  # before the folder is made: weights may turn out to be wrong
     missing = begin(run.samples, run.num_images)
     if missing:
-        prepare(run)
-        fill(
-            run.samples,
-            run.num_images,
-            lambda indices: batches(run, indices),
-            run.batch_size,
-            str(run.allocation),
-            timing_facts(run),
-        )
+        sample_lacking(run)
     return missing
+
+
+def sample_lacking(run: Run) -> None:
+    """Sample what is missing of a run whose folder ``begin`` has verified; ranks need not wait."""
+    if not run.samples.lacking(run.num_images):
+        return
+    prepare(run)
+    fill(
+        run.samples,
+        run.num_images,
+        lambda indices: batches(run, indices),
+        run.batch_size,
+        str(run.allocation),
+        timing_facts(run),
+    )
 
 
 def timing_facts(run: Run) -> dict:

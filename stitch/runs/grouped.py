@@ -5,15 +5,15 @@ the beginnings of its trajectories. Every run stores its shards as if it were al
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from tqdm import tqdm
 
 from models.errors import is_mistake
 from stitch.prefix import SharedPrefix
 from stitch.runs import distributed, interrupt
-from stitch.runs.fill import begin, fill
-from stitch.runs.generate import batches, sample_missing, timing_facts
+from stitch.runs.fill import Batch, begin, fill
+from stitch.runs.generate import batches, sample_lacking, timing_facts
 from stitch.runs.run import Run
 from stitch.runs.warmup import prepare
 
@@ -44,14 +44,14 @@ def sample_together(group: list[Run]) -> tuple[dict[str, str], dict[str, int]]:
     """
     failures: dict[str, str] = {}
     counts = {"made": 0, "saved": 0}
-    going = [run for run in group if _try(failures, run, begin, run.samples, run.num_images)]
+    going = [run for run in group if attempt(failures, run, begin, run.samples, run.num_images)]
     with interrupt.interruptible() as interrupted:
         if len(going) > 1:
             counts = _share(going, failures, interrupted)
         for run in going:
             # Alone, or what another process took and did not finish.
             if not interrupted() and run.id not in failures:
-                _try(failures, run, sample_missing, run)
+                attempt(failures, run, sample_lacking, run)
     merged = {}
     for found in distributed.from_all(failures):
         merged |= found
@@ -59,13 +59,54 @@ def sample_together(group: list[Run]) -> tuple[dict[str, str], dict[str, int]]:
     return merged, {key: sum(rank[key] for rank in everywhere) for key in counts}
 
 
+class Sharing:
+    """Makes the batches of runs that take turns at a shard, the beginnings in common once.
+
+    Args:
+        runs: a group, in its order; one alone shares nothing.
+
+    Attributes:
+        made, saved: network evaluations for all images, if there is more than one run.
+    """
+
+    def __init__(self, runs: list[Run]):
+        self.made = self.saved = 0
+        self._alone = len(runs) == 1
+        self._prefixes: dict[int, SharedPrefix] = {}  # of a shard's batches, by their first index
+
+    def begin(self) -> None:
+        """Another shard is next."""
+        self._prefixes = {}
+
+    def batches(self, run: Run, indices: range) -> Iterator[Batch]:
+        """See ``stitch.runs.generate.batches``."""
+        if self._alone:
+            yield from batches(run, indices)
+            return
+        before = [0, 0]
+
+        def prefix_of(batch: range) -> list[SharedPrefix]:
+            prefix = self._prefixes.setdefault(batch.start, SharedPrefix())
+            before[:] = prefix.evaluated, prefix.saved
+            return [prefix]
+
+        for batch, *made in batches(run, indices, prefix_of):
+            prefix = self._prefixes[batch.start]
+            self.made += (prefix.evaluated - before[0]) * len(batch)
+            self.saved += (prefix.saved - before[1]) * len(batch)
+            yield batch, *made
+
+    def counts(self) -> dict[str, int]:
+        return {"made": self.made, "saved": self.saved}
+
+
 def _share(
     going: list[Run], failures: dict[str, str], interrupted: Callable[[], bool]
 ) -> dict[str, int]:
     """Make shard after shard, each for all runs; those that another process makes are left out."""
-    counts = {"made": 0, "saved": 0}
+    sharing = Sharing(going)
     first, *_ = going
-    wanted = {run: set(run.samples.missing(run.num_images)) for run in going}
+    wanted = {run: set(run.samples.lacking(run.num_images)) for run in going}
     shards = sorted(set().union(*wanted.values()))
     start = distributed.rank() * len(shards) // distributed.world_size()
     for run in going:
@@ -81,42 +122,32 @@ def _share(
         disable=not distributed.is_main(),
     ) as bar:
         for shard in [*shards[start:], *shards[:start]]:
-            prefixes: dict[int, SharedPrefix] = {}  # of the shard's batches, by their first index
+            sharing.begin()
             for run in going:
                 if interrupted():
-                    return counts
+                    return sharing.counts()
                 if shard not in wanted[run] or run.id in failures:
                     continue
                 # Stored with the shard's time: it is not what the run takes by itself.
                 facts = {**timing_facts(first), "nfe_saved": 0}
 
-                def generate(indices: range, run=run, facts=facts, prefixes=prefixes):
-                    before = [0, 0]
-
-                    def prefix_of(batch: range) -> list[SharedPrefix]:
-                        prefix = prefixes.setdefault(batch.start, SharedPrefix())
-                        before[:] = prefix.evaluated, prefix.saved
-                        return [prefix]
-
-                    for batch, *made in batches(run, indices, prefix_of):
-                        prefix = prefixes[batch.start]
-                        saved = (prefix.saved - before[1]) * len(batch)
-                        counts["made"] += (prefix.evaluated - before[0]) * len(batch)
-                        counts["saved"] += saved
-                        facts["nfe_saved"] += saved
+                def generate(indices: range, run=run, facts=facts):
+                    before = sharing.saved
+                    for batch, *made in sharing.batches(run, indices):
+                        facts["nfe_saved"] = sharing.saved - before
                         bar.update(len(batch))
                         yield batch, *made
 
-                there = _try(
+                there = attempt(
                     failures, run, fill, run.samples, run.num_images, generate, run.batch_size,
                     facts=facts, only=shard,
                 )  # fmt: skip
                 if there is False:
                     break  # another process is at this shard and shares it by itself
-    return counts
+    return sharing.counts()
 
 
-def _try(failures: dict[str, str], run: Run, function, *arguments, **options):
+def attempt(failures: dict[str, str], run: Run, function, *arguments, **options):
     """What ``function`` returns, True for None or 0; or None, with the failure noted."""
     try:
         result = function(*arguments, **options)

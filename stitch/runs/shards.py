@@ -21,6 +21,7 @@ import numpy as np
 from models.errors import InputError
 from models.files import create_exclusively, read_json, write_atomically
 from models.npz import Npz, NpzError
+from stitch.runs.hashes import contents
 from stitch.runs.records import content_hash
 
 _TIMING = "timing.jsonl"
@@ -48,7 +49,7 @@ class ShardFolder:
 
     Args:
         path: the folder.
-        run: everything that determines the pixels (``eval.results.content_hash`` names it).
+        run: everything that determines the pixels (``stitch.runs.records.content_hash`` names it).
         shard_size: indices per shard.
 
     Raises:
@@ -112,16 +113,23 @@ class ShardFolder:
         """The missing shards, and what is wrong with each."""
         unfit = {}
         for shard in range(-(-num_images // self.shard_size)):
-            path, wanted = self.shard_path(shard), len(self.indices(shard, num_images))
             try:
-                there = len(self.read(shard)[1])
-                if there < wanted:
-                    unfit[shard] = f"{path} holds {there} images instead of {wanted}"
-            except FileNotFoundError:
-                unfit[shard] = f"{path} is not there"
+                self.read_whole(shard, len(self.indices(shard, num_images)))
             except ShardError as error:
                 unfit[shard] = str(error)
         return unfit
+
+    def read_whole(self, shard: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """``read``, of a shard that must be there and have ``wanted`` images or more."""
+        try:
+            images, labels = self.read(shard)
+        except FileNotFoundError as error:
+            raise ShardError(f"{self.shard_path(shard)} is not there") from error
+        if len(labels) < wanted:
+            raise ShardError(
+                f"{self.shard_path(shard)} holds {len(labels)} images instead of {wanted}"
+            )
+        return images, labels
 
     def require(self, num_images: int) -> None:
         """Verify that the first ``num_images`` images are all there, and whole.
@@ -152,10 +160,10 @@ class ShardFolder:
         except Exception:  # numpy and zipfile raise a dozen kinds on damaged bytes
             return 0
 
-    def whole(self, num_images: int) -> bool:
-        """Whether every shard says that it has its part of ``num_images``; see ``length``."""
+    def lacking(self, num_images: int) -> list[int]:
+        """Shards that do not say that they have their part of ``num_images``; see ``length``."""
         shards = range(-(-num_images // self.shard_size))
-        return all(self.length(s) >= len(self.indices(s, num_images)) for s in shards)
+        return [s for s in shards if self.length(s) < len(self.indices(s, num_images))]
 
     def read(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """(n, H, W, C) uint8 images and (n,) int64 labels of ``shard``.
@@ -266,6 +274,25 @@ class ShardFolder:
             count = len(self.indices(shard, num_images))
             yield images[:count], labels[:count]
 
+    def part(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(images, labels) of indices [start, stop) in order; a shard is read and verified once.
+
+        Raises:
+            ShardError: when a shard is reached that is missing, damaged or short, saying what the
+                first ``stop`` images lack.
+        """
+        if start == stop:
+            return
+        for shard in range(start // self.shard_size, -(-stop // self.shard_size)):
+            first = shard * self.shard_size
+            wanted = len(self.indices(shard, stop))
+            try:
+                images, labels = self.read_whole(shard, wanted)
+            except ShardError:
+                self.require(stop)
+                raise
+            yield images[max(0, start - first) : wanted], labels[max(0, start - first) : wanted]
+
 
 def differences(there: dict, here: dict) -> str:
     """The entries in which two runs differ, for a message."""
@@ -349,12 +376,11 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray, int, str | None]:
 
 
 def folder_digest(folder: ShardFolder, num_images: int) -> str:
-    """SHA-256 over all images and labels in order, whatever the shards' size."""
+    """``images_sha256`` of a folder: see ``stitch.runs.hashes``."""
     digest = hashlib.sha256()
-    for images, labels in folder.batches(num_images):
-        for image, label in zip(images, labels, strict=True):
-            digest.update(image.tobytes())
-            digest.update(int(label).to_bytes(8, "little"))
+    for images, labels in folder.part(0, num_images):
+        for content in contents(images, labels):
+            digest.update(content)
     return digest.hexdigest()
 
 

@@ -152,8 +152,11 @@ def test_weights_that_do_not_have_the_hash_in_their_name_are_refused(tmp_path):
 
 
 class Code:
+    def __init__(self, path):
+        self.path = str(path)
+
     def __reduce__(self):
-        return (os.system, ("true",))
+        return os.mkdir, (self.path,)
 
 
 def test_weights_with_code_or_of_another_network_are_refused(tmp_path):
@@ -161,9 +164,10 @@ def test_weights_with_code_or_of_another_network_are_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match="not torch-fidelity's Inception: Missing key"):
         create_extractor("inception-v3-compat", path)
-    torch.save({"conv.weight": Code()}, path)
-    with pytest.raises(CheckpointError):
+    torch.save({"conv.weight": Code(tmp_path / "executed")}, path)
+    with pytest.raises(CheckpointError, match="bad.pth is no state dict"):
         create_extractor("inception-v3-compat", path)
+    assert not (tmp_path / "executed").exists()
 
 
 HUB = """

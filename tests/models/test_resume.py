@@ -1,6 +1,7 @@
 """Training states: continued, or refused by name."""
 
 import contextlib
+import resource
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 
 from models.errors import InputError
 from models.training.loop import Training
+from models.weights import save_tensors
 
 RECIPE = {"name": "tiny", "images": 8, "batch_size": 4, "lr": 0.1, "betas": [0.9, 0.99]}
 
@@ -37,3 +39,38 @@ def test_a_damaged_training_state_is_named(harm, tmp_path):
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(InputError, match=r"last\.pt is damaged"):
         training(path).resume()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """A block in which no file can grow beyond ``size`` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_clear_error_and_the_state_before_stays(tmp_path):
+    one = training(tmp_path / "last.pt")
+    one.save()
+    before = one.path.read_bytes()
+    with (
+        files_of_at_most(1000),
+        pytest.raises(
+            InputError, match=r"last\.pt cannot be written to: File too large; make room"
+        ),
+    ):
+        one.save()
+    assert one.path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [one.path]
+
+
+def test_weights_on_a_full_disk_are_one_clear_error(tmp_path):
+    with (
+        files_of_at_most(1000),
+        pytest.raises(InputError, match="safetensors cannot be written to: File too large"),
+    ):
+        save_tensors({"w": torch.zeros(1000)}, tmp_path / "w.safetensors", {})
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
 """Observed orders of the solvers on Gaussian data, whose exact trajectory is known.
 
-Run ``python -m tests.test_convergence`` for the table of errors.
+Run ``python -m tests.samplers.test_convergence`` for the table of errors.
 """
 
 import math

@@ -101,7 +101,9 @@ def test_sampling_again_makes_nothing_and_says_so(alone):
 
 def test_another_batch_size_changes_rounding_only(alone, tmp_path):
     succeed("sample", *SMALL, "batch_size=2", f"samples={tmp_path / 'batch'}")
-    for path in sorted(alone.glob("shard-*.npz")):
+    paths = sorted(alone.glob("shard-*.npz"))
+    assert len(paths) == 4
+    for path in paths:
         images, labels = read_shard(path)
         others, other_labels = read_shard(tmp_path / "batch" / path.name)
         assert (labels == other_labels).all()
@@ -139,6 +141,29 @@ def test_evaluation_writes_one_record_of_metrics_protocol_and_cost(alone, tmp_pa
     assert path.read_bytes() == content
 
 
+def test_two_processes_give_the_record_of_one(alone, tmp_path):
+    evaluate = ["evaluate", f"samples={alone}", "eval.batch_size=10"]
+    records = []
+    for processes in (None, 2):
+        succeed(*evaluate, f"runs={tmp_path / str(processes)}", processes=processes)
+        (path,) = (tmp_path / str(processes) / "records").glob("*.json")
+        records.append(json.loads(path.read_text()))
+    one, two = records
+    assert two["metrics"] == one["metrics"]
+    hashes = [record["provenance"]["image_hashes_sha256"] for record in records]
+    assert hashes[0] == hashes[1]
+    assert one["provenance"]["images_sha256"] == digest(alone)
+    assert "images_sha256" not in two["provenance"]  # neither has seen all of them
+    damaged = shutil.copytree(alone, tmp_path / "damaged")
+    path = damaged / "shard-000001.npz"
+    path.write_bytes(path.read_bytes().replace(b"\x00\x01", b"\x01\x01"))
+    words = [*evaluate[:1], f"samples={damaged}", f"runs={tmp_path / 'no'}", evaluate[2]]
+    result = run(*words, processes=2)
+    assert result.returncode != 0
+    assert f"samples={damaged} lacks a shard with 10 of 40 images: {path} is" in result.stderr
+    assert not (tmp_path / "no" / "records").exists()
+
+
 def test_evaluation_of_more_images_than_there_are_is_refused(alone, tmp_path):
     message = refusal("evaluate", f"samples={alone}", f"runs={tmp_path}", "num_images=41")
     assert "num_images=41, but there are 40 images" in message
@@ -151,6 +176,34 @@ def test_a_sweep_records_every_point_and_skips_those_it_has(tmp_path):
     result = succeed("sweep", *points, "guidance.scale=1,1.5")
     assert result.stdout.count("is recorded already") == 2
     assert len(list((tmp_path / "records").glob("*.json"))) == 4
+
+
+@pytest.mark.parametrize("shard_size", [10, 30])
+def test_two_processes_that_store_no_images_give_the_records_of_one_that_does(shard_size, tmp_path):
+    points = [
+        "-m",
+        *SMALL,
+        f"shard_size={shard_size}",
+        "eval.batch_size=15",
+        "allocation.small=0,1",
+    ]
+    succeed("sweep", *points, f"runs={tmp_path / 'one'}")
+    succeed("sweep", *points, f"runs={tmp_path / 'two'}", "store_images=false", processes=2)
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["records"]
+    records = sorted((tmp_path / "one" / "records").iterdir())
+    assert len(records) == 2
+    for path in records:
+        one = json.loads(path.read_text())
+        two = json.loads((tmp_path / "two" / "records" / path.name).read_text())
+        assert two["metrics"] == one["metrics"]
+        hashes = [record["provenance"]["image_hashes_sha256"] for record in (one, two)]
+        assert hashes[0] == hashes[1]
+    if shard_size == 10:  # compared with what one process has stored, by two
+        shutil.copytree(tmp_path / "one", tmp_path / "both")
+        path = tmp_path / "both" / "records" / records[0].name
+        path.write_bytes((tmp_path / "two" / "records" / path.name).read_bytes())
+        result = succeed("sweep", *points, f"runs={tmp_path / 'both'}", processes=2)
+        assert result.stdout.count("is recorded already") == 2
 
 
 FIGURES = [

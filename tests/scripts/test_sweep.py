@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import hydra
 import pytest
@@ -20,9 +21,10 @@ from eval.paper.points import Planner
 from models.errors import InputError
 from scripts import cli, sweep
 from stitch.cost import CostTable
-from stitch.runs import build, devices
+from stitch.runs import build, devices, shards
 from stitch.runs.generate import sample_missing
 from stitch.runs.grouped import groups
+from stitch.runs.run import Run
 from stitch.runs.shards import folder_digest
 from tests import commands
 
@@ -114,6 +116,113 @@ def test_points_made_together_have_the_images_and_metrics_of_points_made_alone(t
 FIRST_OF_THEIR_KIND = ("DiT-B*4", "DiT-S*2+DiT-B*2")
 
 
+@pytest.fixture
+def read(monkeypatch):
+    """The shards that are read, once for each time."""
+    paths, load = [], shards._load
+    monkeypatch.setattr(shards, "_load", lambda path: paths.append(path) or load(path))
+    return paths
+
+
+@pytest.mark.parametrize("shares", [(0.5,), (0, 0.5, 1)])
+def test_between_sampling_and_metrics_a_shard_is_read_once(shares, tmp_path, evaluator, read):
+    made = points(tmp_path, shares=shares)
+    assert experiments.make_records(made, evaluator, store_of(tmp_path)) == {}
+    once = {run.samples.shard_path(shard) for run in made for shard in (0, 1)}
+    assert len(read) == len(once) and set(read) == once
+    read.clear()
+    assert experiments.make_records(made, evaluator, store_of(tmp_path)) == {}
+    assert len(read) == len(once) and set(read) == once  # compared with their records
+
+
+def test_a_shard_damaged_after_sampling_gives_no_number(tmp_path, evaluator, monkeypatch):
+    sampled = experiments.sample_together
+
+    def harm(runs):
+        found = sampled(runs)
+        path = runs[0].samples.shard_path(1)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        return found
+
+    monkeypatch.setattr(experiments, "sample_together", harm)
+    monkeypatch.setattr(Evaluator, "_metrics", None)
+    (run,) = points(tmp_path, shares=[0.5])
+    (reason,) = experiments.make_records([run], evaluator, store_of(tmp_path)).values()
+    assert "lacks a shard with 6 of 12 images" in reason and "000001.npz is damaged" in reason
+    assert list(store_of(tmp_path).all()) == []
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, evaluator):
+    """The records of four points whose images are stored, by allocation, and their folder."""
+    folder = tmp_path_factory.mktemp("stored")
+    assert experiments.make_records(points(folder), evaluator, store_of(folder)) == {}
+    return {record["run"]["allocation"]: record for record in store_of(folder).all()}, folder
+
+
+def names(folder):
+    return {path.name for path in (folder / "records").iterdir()}
+
+
+def test_images_that_are_not_stored_give_the_same_records(stored, tmp_path, evaluator, caplog):
+    caplog.set_level("INFO")
+    expected, folder = stored
+    store = store_of(tmp_path)
+    assert experiments.make_records(points(tmp_path), evaluator, store, False) == {}
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {
+        tmp_path / "records" / name for name in names(folder)
+    }
+    assert "shared beginnings saved 120 of 384 network evaluations" in caplog.text
+    for record in store.all():
+        other = expected[record["run"]["allocation"]]
+        assert record["metrics"] == other["metrics"]
+        for name in ("images_sha256", "image_hashes_sha256"):
+            assert record["provenance"][name] == other["provenance"][name]
+        assert record["provenance"]["images_stored"] is False
+        assert "images_stored" not in other["provenance"]
+        assert ("ms_per_image" in record["cost"]) == ("ms_per_image" in other["cost"])
+    caplog.clear()
+    assert experiments.make_records(points(tmp_path), evaluator, store, False) == {}
+    assert caplog.text.count("is recorded already") == 4
+
+
+@pytest.mark.parametrize("size", [1, 5, 7])
+def test_batches_of_features_need_not_fit_shards(size, tmp_path):
+    evaluator = Evaluator(compose(*FEW, f"eval.batch_size={size}").eval, torch.device("cpu"))
+    metrics = []
+    for store_images in (True, False):
+        (run,) = points(tmp_path / str(store_images), shares=[0.5])
+        store = store_of(tmp_path / str(store_images))
+        assert experiments.make_records([run], evaluator, store, store_images) == {}
+        metrics.append(experiments.stored_record(run, evaluator, store)["metrics"])
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize("there", [(0, 1), (1,), ()])
+def test_images_that_are_stored_are_used_though_none_is_to_be(
+    there, stored, tmp_path, evaluator, monkeypatch
+):
+    (run,) = points(tmp_path, shares=[0.5])
+    whole = points(stored[1], shares=[0.5])[0].samples
+    shutil.copytree(whole.path, run.samples.path)
+    for shard in {0, 1} - set(there):
+        path = run.samples.shard_path(shard)
+        path.unlink() if shard else path.write_bytes(path.read_bytes()[:-9])
+    before = {path: path.read_bytes() for path in run.samples.path.iterdir()}
+    made, walk = [], Run.images
+    monkeypatch.setattr(
+        Run, "images", lambda run, indices, wrappers: made.extend(indices) or walk(run, indices)
+    )
+    assert experiments.make_records([run], evaluator, store_of(tmp_path), False) == {}
+    assert made == [i for shard in {0, 1} - set(there) for i in range(6 * shard, 6 * shard + 6)]
+    assert {path: path.read_bytes() for path in run.samples.path.iterdir()} == before
+    record = experiments.stored_record(run, evaluator, store_of(tmp_path))
+    assert record["metrics"] == stored[0][str(run.allocation)]["metrics"]
+    assert ("images_stored" in record["provenance"]) == (len(there) < 2)
+
+
 def farthest(inputs):
     """Made up: the largest distance of a sample to its nearest reference."""
     distances = torch.cdist(inputs.sample["features"], inputs.reference)
@@ -154,12 +263,13 @@ def test_only_missing_shards_of_missing_points_are_made(tmp_path, evaluator):
     assert [path for path in after if after[path] != before[path]] == [lost]
 
 
-def test_a_point_that_fails_is_named_and_the_rest_is_finished(tmp_path, evaluator):
+@pytest.mark.parametrize("store_images", [True, False])
+def test_a_point_that_fails_is_named_and_the_rest_is_finished(store_images, tmp_path, evaluator):
     zoo = models.load_zoo("fashion")
     with torch.no_grad():
         next(zoo.denoisers["DiT-B"].parameters()).fill_(float("nan"))
     made = points(tmp_path, zoo=zoo)
-    failures = experiments.make_records(made, evaluator, store_of(tmp_path))
+    failures = experiments.make_records(made, evaluator, store_of(tmp_path), store_images)
     assert failures.keys() == {run.id for run in made if run.allocation.steps[3] != "DiT-S"}
     assert all("DiT-B at step" in reason for reason in failures.values())
     assert any(reason.startswith("DiT-S*2+DiT-B*2: ") for reason in failures.values())
@@ -167,7 +277,8 @@ def test_a_point_that_fails_is_named_and_the_rest_is_finished(tmp_path, evaluato
     assert record["run"]["allocation"] == "DiT-S*4"
 
 
-def test_a_sweep_with_failures_lists_them_and_exits_with_1(tmp_path, caplog):
+@pytest.mark.parametrize("hashes", ["both", "the first ones"])
+def test_a_sweep_with_failures_lists_them_and_exits_with_1(hashes, tmp_path, caplog):
     run, *_ = points(tmp_path, shares=[0])
     sample_missing(run)
     config = compose(*FEW, f"runs={tmp_path}", "allocation.small=0")
@@ -175,6 +286,8 @@ def test_a_sweep_with_failures_lists_them_and_exits_with_1(tmp_path, caplog):
     (path,) = (tmp_path / "records").glob("*.json")
     record = json.loads(path.read_text())
     record["provenance"] |= {"images_sha256": "0" * 64, "commit": "abc123"}
+    if hashes == "the first ones":
+        del record["provenance"]["image_hashes_sha256"]
     del record["sha256"]  # as a record of other images would have another
     path.write_text(json.dumps(record))
     with pytest.raises(SystemExit) as error:

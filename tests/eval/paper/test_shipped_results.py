@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 import models
 from eval.paper import tables
@@ -114,6 +115,15 @@ def said_by_files(point, zoo):
     if "network_sources" in point:
         found |= of_networks(point, zoo)
     return found
+
+
+def test_every_figure_and_table_of_the_paper_is_there():
+    files = (ROOT / "configs" / "figure").glob("*.yaml")
+    figures = {path.stem: yaml.safe_load(path.read_text()) for path in files}
+    wanted = {name: one["kind"] for name, one in figures.items() if one["set"] == "paper"}
+    assert len(wanted) > 20
+    assert wanted.keys() <= {path.stem for path in FIGURES}
+    assert {n for n, kind in wanted.items() if kind == "table"} <= {path.stem for path in TABLES}
 
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """Cost tables, budgets and latencies."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -97,17 +98,17 @@ def test_allocations_over_the_budget_are_left_out_and_the_rest_ranked_by_late_ma
 
 
 def test_recorded_allocations_come_first_by_fid_and_the_frontier_is_marked(points, tmp_path):
-    store, fids = ResultStore(tmp_path / "records"), {}
+    store = ResultStore(tmp_path / "records")
     for text, fid in (("DiT-S*10", 3.0), ("DiT-B*10", 5.0), ("DiT-XL*10", 1.0)):
         run = next(run for run in points if str(run.allocation) == text)
         store.add({"run": run.settings, "protocol": {"num_images": 9}, "metrics": {"fid": fid}})
         if text != "DiT-XL*10":  # fewer under another protocol: never mixed in
             store.add({"run": run.settings, "protocol": {"num_images": 2}, "metrics": {"fid": 0.0}})
-        fids[text] = fid
     config = compose("plan", "budget=1", f"runs={tmp_path}")
     choices = plan.rank(points, COSTS, plan.find_records(config, points))
     first = [(str(c.run.allocation), c.metrics["fid"], c.on_frontier) for c in choices[:3]]
     assert first == [("DiT-XL*10", 1.0, True), ("DiT-S*10", 3.0, True), ("DiT-B*10", 5.0, False)]
+    assert len(choices) == len(points) > 3
     assert all(choice.metrics is None for choice in choices[3:])
 
 
@@ -119,10 +120,17 @@ def test_a_budget_below_the_cheapest_allocation_is_told_the_minimum(points):
 
 
 def test_the_measured_table_predicts_what_a_batch_takes(points, tmp_path, clock):
-    config = compose("plan", "budget=1", "sampler.steps=10", "repetitions=2", f"runs={tmp_path}")
+    measured = "plan", "budget=1", "sampler.steps=10", "repetitions=2", f"runs={tmp_path}"
+    config = compose(*measured)
     pair = [run for run in points if "DiT-B" not in str(run.allocation)]
     costs = plan.cost_table(config, pair)
-    assert plan.cost_table(config, pair) == costs  # read, the second time
+    (file,) = (tmp_path / "costs").glob("*.json")
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({**stored, "once": 7.0}))
+    # Read, the second time, and measured again only if that is asked for.
+    assert plan.cost_table(config, pair) == dataclasses.replace(costs, once=7.0)
+    again = plan.cost_table(compose(*measured, "measure=true"), pair)
+    assert again.steps == pytest.approx(costs.steps) and again.once != 7.0
     (half,) = (run for run in pair if str(run.allocation) == "DiT-S*5+DiT-XL*5")
     steps = evaluations(half.allocation, half.guidance, half.sampler.timesteps)
     assert plan.verify(half, 8, 1) == pytest.approx(costs.seconds(steps))

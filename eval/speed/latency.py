@@ -5,12 +5,10 @@ Parameters, storage and peak memory (Table 8) beside them.
 """
 
 import dataclasses
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -133,9 +131,7 @@ def size_of(run: Run) -> dict[str, int]:
 
 def peak_memory(config: DictConfig) -> dict[str, float]:
     """Peak memory of a process that does nothing but sample 8 images, MB of 10^6 bytes."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_memory, OmegaConf.to_container(config)).result()
+    return memory.alone(_peak_memory, OmegaConf.to_container(config))
 
 
 def _peak_memory(config: dict) -> dict[str, float]:

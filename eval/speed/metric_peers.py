@@ -1,8 +1,6 @@
 """Metrics by torch-fidelity and by ours, of the same features: time and memory."""
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -40,7 +38,7 @@ def rows(sizes: Sequence[Sequence[int]], repetitions: int) -> list[dict]:
 
 
 def _rows(size: tuple[int, int, int], repetitions: int) -> list[dict]:
-    peaks = {task: _in_own_process(task, size) for task in tasks((10, 10, 10))}
+    peaks = {task: memory.alone(_peak_mb, task, size) for task in tasks((10, 10, 10))}
     seconds = timing.in_turn(tasks(size), repetitions, torch.device("cpu"))
     return [
         {
@@ -87,12 +85,6 @@ def tasks(size: tuple[int, int, int]) -> dict[Task, Callable[[], object]]:
             a, b, prc_neighborhood=3, save_cpu_ram=True, verbose=False
         ),
     }
-
-
-def _in_own_process(task: Task, size: tuple[int, int, int]) -> float:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_mb, task, size).result()
 
 
 def _peak_mb(task: Task, size: tuple[int, int, int]) -> float:

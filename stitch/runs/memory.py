@@ -1,13 +1,20 @@
 """Free memory, the batch size that fits it, and peak memory."""
 
+import multiprocessing
 import os
 import resource
+import signal
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 import models
 from models.cost import activation_bytes
+
+T = TypeVar("T")
 
 
 def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype) -> int:
@@ -29,6 +36,15 @@ def free_bytes(device: torch.device) -> int:
         if available:
             return 1024 * int(available[0].split()[1])
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if pages in os.sysconf_names else 2**63
+
+
+def alone(function: Callable[..., T], *arguments) -> T:
+    """What ``function`` returns in a process of its own, whose memory nothing else has used."""
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches the child as well: it ends without a traceback, the parent reports.
+    quiet = (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(1, context, signal.signal, quiet) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def forget_peak() -> None:

@@ -103,9 +103,9 @@ def value(record: dict, metric: str) -> float:
     return record["metrics"][metric]
 
 
-def macs(point: Point, record: dict) -> float:
-    """Multiply-accumulates per image; of samples that ``scripts.evaluate`` measured, the run's."""
-    return record["cost"].get("macs_per_image") or point.run.cost()["macs_per_image"]
+def macs(record: dict) -> float:
+    """Multiply-accumulates per image."""
+    return record["cost"]["macs_per_image"]
 
 
 def together(measured: list[dict]) -> bool:
@@ -205,7 +205,7 @@ def order_matters(data: Data):
 
 def medium_improves_the_frontier(data: Data):
     found = data.points("fig06")
-    costs = [macs(point, record) for point, record in found]
+    costs = [macs(record) for _, record in found]
     best = pareto_frontier(costs, [value(record, "fid") for _, record in found])
     of_medium = [i for i in best if found[i][0].fractions[1] > 0]
     part = len(of_medium) / len(best)
@@ -255,8 +255,8 @@ def fewer_steps(data: Data):
         for point, record in found:
             if point.series == 0:
                 continue
-            cost = macs(point, record)
-            affordable = [value(r, "fid") for p, r in stitched if macs(p, r) <= cost]
+            cost = macs(record)
+            affordable = [value(r, "fid") for _, r in stitched if macs(r) <= cost]
             if not affordable:
                 continue  # cheaper than any allocation
             count += 1

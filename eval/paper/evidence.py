@@ -48,13 +48,20 @@ class Evidence:
         return sources.get(figure["kind"], "record")
 
     def get(self, figure: dict, point: Point):
-        """What is known of a point, or None; of a record its ``timing``, too."""
+        """What is known of a point, or None.
+
+        A record comes with its ``timing``, and with the run's own cost if ``scripts.evaluate`` made
+        it, which knows of images only.
+        """
         run, kind = point.run, self.kind(figure)
         if run.settings["weights"] is None:
             return None
         if kind == "record":
             record = stored_record(run, self.evaluator, self.store)
-            return record and {**record, "timing": self.timing(point, record)}
+            if record is None:
+                return None
+            cost = {**run.cost(), **record["cost"]}
+            return {**record, "cost": cost, "timing": self.timing(point, record)}
         if kind == "trajectory":
             return trajectories.load(run, self.runs)
         if kind == "latency":

@@ -18,22 +18,7 @@ FIGURES = sorted(FOLDER.glob("*.json"))
 TABLES = [path for path in FIGURES if path.with_suffix(".md").is_file()]
 SETTINGS = {"steps", "guidance", "images"}
 # To be measured again from a clean commit, times by an idle machine; this list may only shrink.
-UNCLEAN = {
-    "records": [
-        "2a41d99e6ee9e2b6", "6fcd75c69693770d", "9f702c1ed6a7c4f9", "a2b77062394082b6",
-        "a490e6374b6e94ff", "a9a94df28f135a63", "ddaec9e3adb92a27",
-    ],
-    "latency": [
-        "149c56e862ab01d3", "1f19e2404879db44", "20684d90462cca0e", "2babee4bbb34d9ce",
-        "6521c9654c1eae4f", "6563e7c1b1724be5", "8433a37a4fec9608", "9ced55f57bddf416",
-        "e794145580580446",
-    ],
-    "bench": [
-        "peers-diffusers-imagenet256-dit-DiT-XL", "peers-torch-fidelity-50000",
-        "peers-torch-fidelity-fashion", "profile-fashion-DiT-S", "profile-imagenet256-dit-DiT-S",
-        "scaling-fashion", "trajectory-imagenet256-dit",
-    ],
-}  # fmt: skip
+UNCLEAN = {"bench": ["peers-torch-fidelity-50000"]}
 
 
 @pytest.fixture(scope="module")

@@ -151,8 +151,8 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
             spent: Cost = cost([point.run for point in unique(points)], costs)
             records.append(
                 f"{name} lacks {len(points)} records (first: {points[0].run.allocation}), "
-                f"{spent.shared:,} network evaluations, {spent.hours[0]:.2g} hours of "
-                f"{costs.devices[0]} of {costs.sources[0]}"
+                f"{spent.shared:,} network evaluations, {spent.hours[0]:.2g} hours on "
+                f"{costs.devices[0]} device: {costs.sources[0]}"
             )
     if records:
         records.append("make them with the same command and run=true")

@@ -100,7 +100,9 @@ def relative_label(timed: str) -> str:
 
 
 def short_device(device: str) -> str:
-    return device.replace("NVIDIA ", "").replace(" 80GB HBM3", "")
+    for word in ("NVIDIA ", " 80GB HBM3", "(R)", "(TM)", " Processor"):
+        device = device.replace(word, "")
+    return device
 
 
 def curves(drawing: Drawing) -> None:

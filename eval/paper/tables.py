@@ -68,8 +68,13 @@ def latencies(runs: Path) -> dict[str, dict]:
     found = {}
     files = sorted((runs / "latency").glob("*.json"))
     measured = [(json.loads(file.read_text()), str(file)) for file in files]
-    # The latest of compiled ones wins, or else the latest.
-    for content, file in sorted(measured, key=lambda one: (one[0]["compile"], one[0]["time"])):
+
+    def rank(one: tuple[dict, str]) -> tuple:
+        # Compiled ones win, then those measured in turn with the most others, which compare best.
+        content, _ = one
+        return content["compile"], len(content["points"]), content["time"]
+
+    for content, file in sorted(measured, key=rank):
         device = content["device"] + (", compiled" if content["compile"] else "")
         setting = {"device": device, "batch_size": content["batch_size"], "timing_source": file}
         for entry in content["points"]:

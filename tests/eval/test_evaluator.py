@@ -165,7 +165,7 @@ def test_weights_with_code_or_of_another_network_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not torch-fidelity's Inception: Missing key"):
         create_extractor("inception-v3-compat", path)
     torch.save({"conv.weight": Code(tmp_path / "executed")}, path)
-    with pytest.raises(CheckpointError, match="bad.pth is no state dict"):
+    with pytest.raises(CheckpointError, match="bad.pth is not a state dict"):
         create_extractor("inception-v3-compat", path)
     assert not (tmp_path / "executed").exists()
 

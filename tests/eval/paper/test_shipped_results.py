@@ -18,10 +18,7 @@ FIGURES = sorted(FOLDER.glob("*.json"))
 TABLES = [path for path in FIGURES if path.with_suffix(".md").is_file()]
 SETTINGS = {"steps", "guidance", "images"}
 # To be measured again from a clean commit, times by an idle machine; this list may only shrink.
-UNCLEAN = {
-    "records": ["9f702c1ed6a7c4f9", "a2b77062394082b6", "a9a94df28f135a63", "ddaec9e3adb92a27"],
-    "bench": ["peers-torch-fidelity-50000", "peers-torch-fidelity-fashion", "scaling-fashion"],
-}
+UNCLEAN = {"epyc": ["peers-torch-fidelity-50000"]}
 
 
 @pytest.fixture(scope="module")

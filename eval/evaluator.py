@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eval.extraction import Pass, Seen
 from eval.features import create_extractor, find_weights, known_metrics
-from eval.images import Images, ShardImages, open_images, warnings
+from eval.images import Images, ShardImages, open_images, warn_if_held_out, warnings
 from eval.metrics import METRICS, Inputs, compute
 from eval.reference import (
     Reference,
@@ -82,6 +82,7 @@ class Evaluator:
             )
         if pictures or not self.moments:
             self.images = open_images(self.path, "reference")
+            warn_if_held_out(self.path, "reference")
             few = self._too_few(self.images.count, pictures)
             if few:
                 raise InputError(f"reference={self.path} has {self.images.count} images: {few}")

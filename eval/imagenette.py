@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import struct
 import zipfile
 import zlib
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 
 from models.errors import InputError
+
+log = logging.getLogger("imagenette")
 
 # WordNet's name of a class -> ours; the order is that of the labels.
 CLASSES = {
@@ -75,6 +78,7 @@ class Imagenette:
     def __init__(self, split: str, root: str | None = None, download: bool = False, size: int = 64):
         files = _find(root, download)
         names = _names(files, _SPLITS[split])
+        _warn_if_swapped(files)
         with ThreadPoolExecutor() as pool:
             squares = list(pool.map(lambda name: _square(files, name, size), names))
         self.images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
@@ -145,6 +149,22 @@ def _names(files: _Files, split: str) -> list[str]:
             "data.download=true"
         )
     return [name for names in found.values() for name in sorted(names)]
+
+
+def _warn_if_swapped(files: _Files) -> None:
+    """Say so if there is less to train on than to test with: references would be of the wrong."""
+    counts = {
+        split: sum(split in name.split("/")[-3:-2] for name in files.names)
+        for split in _SPLITS.values()
+    }
+    if counts["train"] < counts["val"]:
+        log.warning(
+            "warning: data.root=%s has %d photographs in train/ and %d in val/; are they swapped? "
+            "References and FID are of train/",
+            files.path,
+            counts["train"],
+            counts["val"],
+        )
 
 
 def _square(files: _Files, name: str, size: int) -> np.ndarray:

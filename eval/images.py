@@ -6,6 +6,7 @@ All are read as a stream, in a fixed order, from any index on.
 import functools
 import hashlib
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from eval.pictures import ImageError, decode, decode_resized, find_pictures, kin
 from models.files import sha256_of
 from models.npz import Npz
 from stitch.runs.shards import ShardFolder, folder_digest, open_folder, read_owner
+
+log = logging.getLogger("images")
 
 
 class Images(Protocol):
@@ -69,6 +72,20 @@ def open_images(path: str | Path, setting: str = "samples") -> Images:
         f"{setting}={path} is not a sample folder (it has no run.json), no folder of pictures such "
         "as .png, .jpg or .webp, and no .npz file"
     )
+
+
+def warn_if_held_out(path: str | Path, setting: str) -> None:
+    """Say so if a reference is of held-out images by the name of its folder.
+
+    Published references are of the training images; FID against others is another number.
+    """
+    if Path(path).stem.lower() in ("val", "valid", "validation", "test"):
+        log.warning(
+            "warning: %s=%s is of held-out images by its name; published references are of the "
+            "training images, and FID against others is another number",
+            setting,
+            path,
+        )
 
 
 def blocks(images: Images, start: int, stop: int, size: int) -> Iterator[np.ndarray]:

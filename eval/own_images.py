@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from eval.images import FolderImages, Images, open_images
+from eval.images import FolderImages, Images, open_images, warn_if_held_out
 from models.errors import InputError
 
 log = logging.getLogger("reference")
@@ -21,6 +21,7 @@ def own_images(config: DictConfig) -> tuple[Images, dict]:
         InputError: if they cannot be used.
     """
     path, resize, exif = config.path, config.resize, config.exif
+    warn_if_held_out(path, "images")
     if resize is None:
         if exif == "apply":
             raise InputError("images.exif=apply turns pictures that images.resize=SIZE reads")

@@ -142,3 +142,17 @@ def test_a_data_set_is_opened_by_its_name(tmp_path):
     assert open_dataset("imagenette", "test", root=folder).count == 10
     with pytest.raises(InputError, match="'mnist' is unknown; known: fashion-mnist, imagenette"):
         open_dataset("mnist", "test")
+
+
+def test_splits_that_look_swapped_are_warned_of(tmp_path, caplog):
+    files = contents()
+    Imagenette("train", str(write(tmp_path / "right", files)))
+    assert not caplog.records
+    names = {"train": "val", "val": "train"}
+    swapped = {
+        "/".join([names[split], *rest]): data
+        for name, data in files.items()
+        for split, *rest in [name.split("/")]
+    }
+    Imagenette("train", str(write(tmp_path / "wrong", swapped)))
+    assert "10 photographs in train/ and 20 in val/; are they swapped" in caplog.text

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval.export import write_npz, write_pngs
-from eval.images import FolderImages, ImageError, blocks, open_images, share, warnings
+from eval.images import (
+    FolderImages,
+    ImageError,
+    blocks,
+    open_images,
+    share,
+    warn_if_held_out,
+    warnings,
+)
 from eval.pictures import centre_crop
 from models.errors import InputError
 from stitch.runs.shards import ShardFolder
@@ -416,3 +424,11 @@ def test_labels_of_an_npz_tell_whether_it_lies_class_by_class(tmp_path):
     assert len(warnings(open_images(tmp_path / "sorted.npz"), 10, chunk=5)) == 2
     for name in ("mixed", "one", "none", "other"):
         assert warnings(open_images(tmp_path / f"{name}.npz"), 10, chunk=5) == []
+
+
+@pytest.mark.parametrize(
+    "name, warned", [("val", True), ("Test", True), ("test.npz", True), ("train", False)]
+)
+def test_references_named_as_held_out_images_are_warned_of(name, warned, caplog):
+    warn_if_held_out(f"imagenet/{name}", "reference")
+    assert ("held-out images by its name" in caplog.text) == warned

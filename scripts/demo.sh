@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The main job on the shipped fashion zoo: a Pareto curve of DiT-S in DiT-XL, in minutes on a laptop.
+# The main job on the shipped zoos: a Pareto curve of DiT-S in DiT-XL, and pictures, in minutes on a laptop.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # Trajectories that are sampled together cannot be timed one by one, so time is measured first, once.
 [ -d runs/latency ] || python -m scripts.latency precision=auto sampler.steps=20 memory=false \
     allocation.denoisers=[DiT-S,DiT-XL] batch_size=20 shard_size=20 repetitions=3
-exec python -m scripts.figures figure=[demo,demo_frontier,demo_grid] precision=auto run=true "$@"
+python -m scripts.figures figure=[demo,demo_frontier,demo_grid] precision=auto run=true "$@"
+# The same on photographs: pictures only, their FID takes longer.
+exec python -m scripts.figures zoo=imagenette64 figure=demo_grid precision=auto run=true batch_size=8 shard_size=24

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,7 +10,8 @@ from omegaconf import DictConfig
 from eval.estimate import Cost, Costs, PlanLine, cost, plan_text, setting_text
 from eval.evaluator import Evaluator
 from eval.experiments import make_records, record_store, stored_record
-from eval.paper import tables
+from eval.experiments import unique as unique_runs
+from eval.paper import shown, tables
 from eval.paper.points import Planner, Point, once, unique
 from models.errors import InputError
 from models.zoo import ROOT
@@ -44,6 +46,8 @@ class Evidence:
     def kind(self, figure: dict) -> str:
         if figure.get("latency"):
             return "latency"
+        if "beside" in figure:
+            return "record"  # and samples
         sources = {"grid": "samples", "similarity": "trajectory", "spectrum": "trajectory"}
         return sources.get(figure["kind"], "record")
 
@@ -58,7 +62,7 @@ class Evidence:
             return None
         if kind == "record":
             record = stored_record(run, self.evaluator, self.store)
-            if record is None:
+            if record is None or self.unshown(figure, run):
                 return None
             cost = {**run.cost(), **record["cost"]}
             return {**record, "cost": cost, "timing": self.timing(point, record)}
@@ -66,7 +70,13 @@ class Evidence:
             return trajectories.load(run, self.runs)
         if kind == "latency":
             return self.latency(run)
-        return None if run.samples.missing(run.num_images) else run.samples.path
+        return None if self.unshown(figure, run) else run.samples.path
+
+    def unshown(self, figure: dict, run: Run) -> int:
+        """How many of a run's images a grid needs that are not there."""
+        if figure["kind"] != "grid":
+            return 0
+        return run.samples.missing(shown.needed(figure, run))
 
     def latency(self, run: Run) -> dict | None:
         """What ``scripts.latency`` measured of a run, or None."""
@@ -116,17 +126,21 @@ class Evidence:
 def make_missing(figures: dict, lacking: dict[str, list[Point]], evidence: Evidence) -> list[str]:
     """Make every missing point, each once, by all ranks; return what failed and why."""
     work: dict[str, list[Point]] = {"record": [], "trajectory": [], "samples": [], "latency": []}
+    samples: list[Run] = []
     for name, points in lacking.items():
         known = [point for point in points if point.run.settings["weights"] is not None]
         work[evidence.kind(figures[name])] += known
+        runs = [point.run for point in known]
+        if figures[name]["kind"] == "grid":
+            samples += [replace(run, num_images=shown.needed(figures[name], run)) for run in runs]
     failures = {}
     if work["record"]:
         records = [point.run for point in unique(work["record"])]
         failures = make_records(records, evidence.evaluator, evidence.store)
     for point in unique(work["trajectory"]):
         trajectories.make(point.run, evidence.runs)
-    for point in unique(work["samples"]):
-        sample_missing(point.run)
+    for run in unique_runs(samples):
+        sample_missing(run)
         distributed.barrier()
     return list(failures.values())
 

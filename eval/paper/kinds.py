@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.markdown import markdown
 from eval.metrics import METRICS
-from eval.paper import plots, tables
+from eval.paper import plots, shown, tables
 from eval.paper import reported as paper
 from eval.paper.points import PARTS, Point
 from models.errors import InputError
@@ -242,27 +242,51 @@ def _relative_time(drawn: list[plots.Curve]) -> list[plots.Curve]:
 
 
 def grid(drawing: Drawing) -> None:
-    """Images of every series; a row each, or with ``across: fraction`` a column a share."""
-    figure = drawing.figure
-    images = [next(point.run.samples.batches(point.run.num_images))[0] for point in drawing.points]
-    first = drawing.points[0]
+    """Images of every series; a row each, or with ``across: fraction`` a column a share.
+
+    With ``beside``, metrics and time of their runs stand beside the rows.
+    """
+    figure, first = drawing.figure, drawing.points[0]
+    found = [shown.images(figure, point.run) for point in drawing.points]
     if figure["across"] == "fraction":
         rows, labels, columns = [], [], []
         for s, series in enumerate(figure["series"]):
             mine = [i for i, point in enumerate(drawing.points) if point.series == s]
-            rows.append(np.concatenate([images[i] for i in mine]))
+            rows.append(np.concatenate([found[i][0] for i in mine]))
             labels.append(drawing.text(series["label"], drawing.points[mine[0]]))
             columns = [f"{drawing.points[i].fractions[0]:g}" for i in mine]
         y = ""
     else:
-        rows, columns = images, []
+        rows = [images for images, _ in found]
+        columns = [first.run.zoo.classes.name(label) for label in found[0][1]]
         template = figure["series"][0]["label"]
         labels = [drawing.text(template, point) for point in drawing.points]
+        if "beside" in figure:
+            labels = [
+                f"{label}:  {text}" for label, text in zip(labels, _beside(drawing), strict=True)
+            ]
         y = f"share of {drawing.names['small']}"
     plots.image_grid(
         drawing.path, rows, labels, drawing.text(figure["title"], first), y, drawing.caption,
         columns,
     )  # fmt: skip
+
+
+def _beside(drawing: Drawing) -> list[str]:
+    """Metrics and time of every point of a grid, as text."""
+    timed, _ = time_axis(drawing.evidence)
+    texts = []
+    for record in drawing.evidence:
+        words = []
+        for metric in drawing.figure["beside"]:
+            if metric == "time":
+                unit = "ms" if timed == "time" else "GMACs"
+                words.append(f"{value(record, timed):.3g} {unit}")
+            else:
+                one = METRICS[metric]
+                words.append(f"{one.label} {value(record, metric):.{max(one.digits - 1, 2)}f}")
+        texts.append("  ".join(words))
+    return texts
 
 
 def similarity(drawing: Drawing) -> None:

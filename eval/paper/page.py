@@ -18,6 +18,7 @@ from PIL import Image
 
 from eval.experiments import record_store
 from eval.metrics import METRICS
+from eval.paper import shown
 from eval.paper.evidence import Evidence
 from eval.paper.points import Planner
 from models.errors import InputError
@@ -103,14 +104,14 @@ def sliders(config: DictConfig, planner: Planner) -> str:
     """The grids whose samples are there, each with a slider over the share of the small one."""
     evidence, parts = Evidence(config, planner), []
     for name, settings in OmegaConf.to_container(config.figure).items():
-        if settings["kind"] != "grid" or settings["across"] != "images":
+        if settings["kind"] != "grid" or settings["across"] == "fraction":
             continue
         points = planner.points(settings)
         if any(evidence.get(settings, point) is None for point in points):
             continue
         rows = []
         for point in points:
-            images = next(point.run.samples.batches(point.run.num_images))[0]
+            images, _ = shown.images(settings, point.run)
             rows.append(
                 {
                     "label": f"{point.first} in {point.share:.0%} of the steps",

@@ -176,9 +176,10 @@ def image_grid(
         axes.imshow(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas, cmap="gray")
         axes.set(title=title, ylabel=y)
         axes.set_yticks([height * (i + 0.5) for i in range(len(rows))], labels)
-        axes.set_xticks([width * (i + 0.5) for i in range(len(columns))], columns)
-        axes.tick_params(length=0)
+        slanted = {"rotation": 40, "ha": "left"} if max(map(len, columns), default=0) > 6 else {}
         axes.xaxis.tick_top()
+        axes.set_xticks([width * (i + 0.5) for i in range(len(columns))], columns, **slanted)
+        axes.tick_params(length=0)
         _save(figure, path, caption)
 
 

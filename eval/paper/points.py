@@ -128,7 +128,7 @@ class Planner:
         for fractions, allocation in self._allocations(figure, series):
             group = OmegaConf.merge(config, {"allocation": allocation})
             run = build.create(group, zoo, planning=True)
-            if "shown" in figure:
+            if "shown" in figure and "beside" not in figure:
                 run = dataclasses.replace(run, num_images=min(figure["shown"], run.num_images))
             yield Point(panel, index, allocation["denoisers"][0], fractions, setting, run)
 

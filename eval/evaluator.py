@@ -253,9 +253,12 @@ class Evaluator:
         return None if seen is None else self._metrics(images, num_images, seen)
 
     def _metrics(self, images: Images, num_images: int, seen: Seen) -> dict[str, float]:
-        found, reference = dict(seen.features), self.reference
-        if "features" in found:
-            found["features"] = found["features"].to(self.device)
+        reference = self.reference
+        # Logits stay: their score needs float64, which Apple GPUs lack, and no time.
+        found = {
+            kind: rows if kind == "logits" else rows.to(self.device)
+            for kind, rows in seen.features.items()
+        }
         features = reference.features
         inputs = Inputs(
             found,

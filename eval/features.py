@@ -7,7 +7,7 @@ Each gives some of three kinds: ``features`` (Frechet distance, KID, precision a
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from models.classifier import Classifier, ResNetClassifier
 from models.errors import InputError
 from models.files import sha256_of
 from models.weights import CheckpointError
+from stitch.transfer import Arriving, ahead, onto
 
 
 class ClassifierFeatures(FeatureExtractorBase):
@@ -76,7 +77,8 @@ class ClassifierFeatures(FeatureExtractorBase):
                 f"images are {_size(images.shape[1:])}, the extractor {self.name} reads "
                 f"{_size(self.classifier.image_shape)}; choose the zoo's evaluation (eval=ZOO)"
             )
-        if channels == 1 and (images != images[:, :1]).any():
+        # A GPU has to be waited for to tell; images of one channel need not be asked.
+        if channels == 1 < images.shape[1] and (images != images[:, :1]).any():
             raise InputError(f"images are in colour, the extractor {self.name} reads grey ones")
         features, logits = self.classifier(images[:, :channels])
         both = {"features": features, "logits": logits}
@@ -262,17 +264,22 @@ def extract(
     # Metrics are known for float32, not for the TF32 that cuDNN takes unless told otherwise. What
     # makes the batches is not to be told so: it may be sampling.
     exact = functools.partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
-    for batch in batches:
-        with exact():
-            found = dict(zip(names, extractor(batch.to(device)), strict=True))
+
+    def launched() -> Iterator[tuple[int, dict[str, Arriving]]]:
+        for batch in batches:
+            with exact():
+                found = dict(zip(names, extractor(onto(batch, device)), strict=True))
+            yield len(batch), {kind: Arriving(found[kind].float()) for kind in rows}
+
+    for count, features in ahead(launched(), device):
         for kind, parts in rows.items():
-            parts.append(found[kind].float().cpu())
+            parts.append(features[kind].wait())
             if not parts[-1].isfinite().all():
                 raise FloatingPointError(
-                    f"{kind} of the {len(batch)} images after the first {done} are not "
+                    f"{kind} of the {count} images after the first {done} are not "
                     "finite: the extractor's weights are broken"
                 )
         if check is not None and not done:
             check({kind: parts[0] for kind, parts in rows.items()})
-        done += len(batch)
+        done += count
     return {kind: torch.cat(parts) if parts else torch.empty(0) for kind, parts in rows.items()}

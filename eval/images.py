@@ -18,7 +18,8 @@ import numpy as np
 from eval.pictures import ImageError, decode, decode_resized, find_pictures, kind, turned
 from models.files import sha256_of
 from models.npz import Npz
-from stitch.runs.shards import ShardFolder, folder_digest, open_folder, read_owner
+from stitch.runs.owner import read_owner
+from stitch.runs.shards import ShardFolder, folder_digest, open_folder
 
 log = logging.getLogger("images")
 

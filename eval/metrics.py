@@ -29,7 +29,9 @@ class Moments(NamedTuple):
 
 
 def moments(features: Tensor) -> Moments:
-    """Moments of (N, D) features, summed in float64, some rows at a time.
+    """Moments of (N, D) features, summed in float64 on their device, some rows at a time.
+
+    Those of Apple GPUs, which have no float64, are summed on the host.
 
     Raises:
         InputError: for fewer than two rows.
@@ -38,15 +40,32 @@ def moments(features: Tensor) -> Moments:
     count, dimensions = features.shape
     if count < 2:
         raise InputError(f"moments need at least 2 samples, there is {count}")
+    if features.device.type not in ("cpu", "mps"):
+        return _moments_on_gpu(features)
     parts = [part.cpu().numpy() for part in features.split(_ROWS)]
     mean = sum(part.sum(0, dtype=np.float64) for part in parts) / count
-    if not np.isfinite(mean).all():
-        raise FloatingPointError("features are not finite; the extractor or its weights are broken")
+    _check_finite(torch.from_numpy(mean))
     covariance = np.zeros((dimensions, dimensions))
     for part in parts:
         centred = part - mean
         covariance += centred.T @ centred  # numpy computes one triangle of it only
     return Moments(torch.from_numpy(mean), torch.from_numpy(covariance / (count - 1)))
+
+
+def _moments_on_gpu(features: Tensor) -> Moments:
+    """As ``moments``, which on a CPU are made by numpy in half the products."""
+    mean = sum(part.double().sum(0) for part in features.split(_ROWS)) / len(features)
+    _check_finite(mean)
+    covariance = mean.new_zeros(len(mean), len(mean))
+    for part in features.split(_ROWS):
+        centred = part - mean
+        covariance.addmm_(centred.T, centred)
+    return Moments(mean.cpu(), (covariance / (len(features) - 1)).cpu())
+
+
+def _check_finite(mean: Tensor) -> None:
+    if not mean.isfinite().all():
+        raise FloatingPointError("features are not finite; the extractor or its weights are broken")
 
 
 def frechet_distance(sample: Tensor | Moments, reference: Tensor | Moments) -> float:

@@ -30,7 +30,7 @@ def selftest(config: DictConfig) -> None:
     if "published" not in evaluation:
         evaluation = OmegaConf.load(ROOT / "configs" / "eval" / "imagenet.yaml")
     published = evaluation.published
-    device = devices.start()
+    device = devices.start(config.device)
     missing = missing_files(evaluation)
     present = [batch for batch in published.batches if Path(batch.path).is_file()]
     if missing and (len(missing) > len(published.batches) - len(present) or not present):

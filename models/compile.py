@@ -53,8 +53,8 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
         del module.forward, module.compiled_shapes
         raise CompileError(_reason(error)) from error
     known.add(shapes)
-    if arguments[0].is_cuda:
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.accelerator.synchronize()
     return time.perf_counter() - started
 
 

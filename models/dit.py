@@ -205,11 +205,13 @@ def timestep_sinusoid(
 
     The exponents are rounded to float32 as in the references. The exponential is computed in
     float64: in float32 it differs between machines, and the timestep multiplies that by up to 1000.
+    Apple GPUs have no float64.
     """
     half = width // 2
     indices = torch.arange(half, dtype=torch.float32, device=t.device)
     exponents = -math.log(max_period) * indices / (half - shift)
-    angles = t.float()[:, None] * exponents.double().exp().float()
+    finest = torch.float32 if t.device.type == "mps" else torch.float64
+    angles = t.float()[:, None] * exponents.to(finest).exp().float()
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.errors import InputError
 from samplers.prediction import convert, from_x_0
-from samplers.schedule import NoiseSchedule
+from samplers.schedule import NoiseSchedule, finest
 
 
 def training_losses(
@@ -109,7 +109,7 @@ def variational_bound(
 
 @functools.lru_cache(maxsize=8)
 def _bound_tables(schedule: NoiseSchedule, device: torch.device) -> Tensor:
-    """(5, T) float64 on ``device``: the tables of the bound, made once for a whole training."""
+    """(5, T) on ``device``, ``finest``: the tables of the bound, made once for a whole training."""
     process = schedule.respaced(list(range(schedule.num_timesteps - 1, -1, -1)))
     tables = (
         process.alphas_cumprod,
@@ -119,7 +119,7 @@ def _bound_tables(schedule: NoiseSchedule, device: torch.device) -> Tensor:
         process.posterior_log_variance_clipped,
     )
     # The tables are in sampling order, in which t descends; the bound looks them up by t.
-    return torch.stack([table.flip(0) for table in tables]).to(device)
+    return torch.stack([table.flip(0) for table in tables]).to(device, finest(device))
 
 
 def learned_range(logits: Tensor, log_beta: Tensor, posterior_log_variance: Tensor) -> Tensor:

@@ -130,14 +130,20 @@ class NoiseSchedule:
         return alpha * x_0 + sigma * noise
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at (B,) int64 timesteps, float64 (B,) each, on the device of ``t``."""
-        alphas_cumprod = self._alphas_cumprod_on(t.device)[t]
-        return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+        """alpha and sigma at (B,) int64 timesteps, (B,) each and ``finest``, on the device of t."""
+        alpha, sigma = self._scales_on(t.device)[:, t]
+        return alpha, sigma
 
     @lru_cache(maxsize=8)  # noqa: B019 (schedules are few and live as long as the process)
-    def _alphas_cumprod_on(self, device: torch.device) -> Tensor:
-        """Copied once, because a copy for every batch would make a GPU wait."""
-        return self.alphas_cumprod.to(device)
+    def _scales_on(self, device: torch.device) -> Tensor:
+        """(2, T) tables, copied once: a copy for every batch would make a GPU wait."""
+        scales = torch.stack([self.alphas_cumprod, 1 - self.alphas_cumprod]).sqrt()
+        return scales.to(device, finest(device))
+
+
+def finest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on Apple GPUs, which have no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
     if config.bench not in BENCHES:
         raise InputError(f"bench={config.bench} is unknown; known: {', '.join(BENCHES)}")
     refuse_unclean("results", config.results)
-    device = devices.start()
+    device = devices.start(config.device)
     facts = timing.machine(device)
     if facts["load_average"] > timing.BUSY:
         log.warning(

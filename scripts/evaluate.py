@@ -31,7 +31,7 @@ def main(config: DictConfig) -> None:
         raise InputError("samples is not set; give the folder that scripts.sample made")
     check_tracking(config.wandb)
     refuse_unclean("runs", config.runs)
-    device = devices.start()
+    device = devices.start(config.device)
     check_writable(config.runs, "runs")
     images = open_images(config.samples)
     count = distributed.from_main(lambda: images.count)

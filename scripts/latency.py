@@ -25,7 +25,7 @@ log = logging.getLogger("latency")
 @command("latency")
 def main(config: DictConfig) -> None:
     refuse_unclean("runs", config.runs)
-    runs = latency.allocations(config, build.load_zoo(config, devices.start()))
+    runs = latency.allocations(config, build.load_zoo(config, devices.start(config.device)))
     measured = {
         **latency.setting(config, runs[0]),
         "allocations": [str(run.allocation) for run in runs],

@@ -17,7 +17,7 @@ log = logging.getLogger("plan")
 @command("plan")
 def main(config: DictConfig) -> None:
     limit = budget.parse_budget(config.budget)
-    runs = latency.allocations(config, build.load_zoo(config, devices.start()))
+    runs = latency.allocations(config, build.load_zoo(config, devices.start(config.device)))
     costs = budget.cost_table(config, runs)
     log.info(
         "a batch of %d on %s: %s; all else %.1f ms",

@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
         )
     if not str(config.reference).endswith(".safetensors"):
         raise InputError(f"reference={config.reference} must be the name of a .safetensors file")
-    device = devices.start()
+    device = devices.start(config.device)
     check_writable(Path(config.reference).parent, "reference")
     ordered = False
     if config.images.path is None:

@@ -23,7 +23,7 @@ log = logging.getLogger("sample")
 
 @command("sample")
 def main(config: DictConfig) -> None:
-    run = build.create(config, build.load_zoo(config, devices.start()))
+    run = build.create(config, build.load_zoo(config, devices.start(config.device)), probe=True)
     refuse_unclean("samples", run.samples.path)
     made = sample_missing(run)
     if distributed.is_main():

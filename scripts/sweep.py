@@ -50,14 +50,14 @@ def multirun(words: list[str]) -> None:
 
 def sweep(configs: list[DictConfig]) -> None:
     """Create the records of all points, or print what they cost; exit code 1 if a point fails."""
-    device = devices.start()
+    device = devices.start(configs[0].device)
     planning = configs[0].dry_run
     # Points may differ in evaluation and in folder, though few do.
     parts: dict[str, tuple[DictConfig, list[Run]]] = {}
     for config in configs:
         if not planning:
             refuse_unclean("runs", config.runs)
-        run = build.create(config, build.load_zoo(config, device), planning)
+        run = build.create(config, build.load_zoo(config, device), planning, probe=not planning)
         key = f"{config.runs} {config.store_images} {OmegaConf.to_yaml(config.eval)}"
         parts.setdefault(key, (config, []))[1].append(run)
     failures = {}

@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
     os.nice(config.nice)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = devices.start()
+    device = devices.start(config.device)
     chosen = recipes(config, device)
     workshop = Workshop(
         config, device, lambda split: open_dataset(config.zoo.data, split, **config.data)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from samplers.noise import check_index, check_seed, initial_noise, random_embedd
 from samplers.sampler import Denoise
 from stitch.allocation import Allocation
 from stitch.trajectory import Trajectory, Wrapper
+from stitch.transfer import Arriving, onto
 
 ALIGNMENTS = ("log-snr", "timestep")
 
@@ -78,13 +80,13 @@ def sample(
         callback,
         wrappers,
     )
-    return to_images(zoo, latents)
+    return decoded(zoo, latents).cpu().numpy()
 
 
 @torch.no_grad()
-def to_images(zoo, latents: Tensor) -> np.ndarray:
-    """(B, C, H, W) latents -> (B, H, W, C) uint8 images."""
-    return zoo.first_stage.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
+def decoded(zoo, latents: Tensor) -> Tensor:
+    """(B, C, H, W) latents -> (B, H, W, C) uint8 images, on the device of the zoo."""
+    return zoo.first_stage.decode(latents).permute(0, 2, 3, 1)
 
 
 def stitched(
@@ -111,12 +113,42 @@ def stitched(
         guidance,
         sampler.schedule,
         alignment == "log-snr",
-        lambda width: _onto(random_embedding(seed, indices, width), labels.device),
+        lambda width: onto(random_embedding(seed, indices, width), labels.device),
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """A walk from noise to latents that a device has begun; the host need not wait for its end.
+
+    Attributes:
+        latents: (B, C, H, W), on the device.
+    """
+
+    latents: Tensor
+    _finite: Arriving  # whether all latents are, (), on its way to the host
+    _name_step: Callable[[], None]
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Wait for the end of the walk.
+
+        Raises:
+            FloatingPointError: if a prediction was not finite, naming denoiser and step.
+        """
+        if not self._finite.wait():
+            self._name_step()
+
+
+def sample_latents(*arguments, **options) -> Tensor:
+    """(B, C, H, W) latents of a walk that is waited for; see ``launch``."""
+    walk = launch(*arguments, **options)
+    walk.check()
+    return walk.latents
+
+
 @torch.no_grad()
-def sample_latents(
+def launch(
     denoisers,
     sampler: Sampler,
     allocation: Allocation,
@@ -127,8 +159,8 @@ def sample_latents(
     alignment: str = "log-snr",
     callback: Callable[..., None] | None = None,
     wrappers: Sequence[Wrapper] = (),
-) -> Tensor:
-    """(B, C, H, W) latents of the samples ``indices`` with (B,) ``labels``; see ``sample``."""
+) -> Walk:
+    """Begin to sample the latents of ``indices`` with (B,) ``labels``; see ``sample``."""
     trajectory = stitched(
         denoisers, sampler, allocation, labels, guidance, seed, indices, alignment
     )
@@ -141,28 +173,22 @@ def sample_latents(
     def walk(denoise: Denoise) -> Tensor:
         return sampler(
             denoise,
-            _onto(initial_noise(seed, indices, shape), device),
-            noise=lambda step: _onto(step_noise(seed, indices, shape, step), device),
+            onto(initial_noise(seed, indices, shape), device),
+            noise=lambda step: onto(step_noise(seed, indices, shape, step), device),
             callback=report if callback else None,
             switches=allocation.switches,
         )
+
+    def name_step() -> None:
+        walk(lambda x, step: _finite(trajectory, x, step, indices))
+        raise FloatingPointError(f"latents of images {list(indices)} are not finite")
 
     denoise: Denoise = trajectory
     for wrapper in wrappers:
         denoise = wrapper.wrap(denoise, trajectory)
     latents = walk(denoise)
-    # Checked once, as every check makes the host wait; what is not finite stays so to the end.
-    if not torch.isfinite(latents).all():
-        walk(lambda x, step: _finite(trajectory, x, step, indices))
-        raise FloatingPointError(f"latents of images {list(indices)} are not finite")
-    return latents
-
-
-def _onto(drawn: Tensor, device: torch.device) -> Tensor:
-    """``drawn`` on the device, copied to a GPU without making the host wait."""
-    if device.type == "cuda":
-        return drawn.pin_memory().to(device, non_blocking=True)
-    return drawn.to(device)
+    # Looked at once, as a device has to be waited for; what is not finite stays so to the end.
+    return Walk(latents, Arriving(torch.isfinite(latents).all()), name_step)
 
 
 def _finite(trajectory: Trajectory, x: Tensor, step: int, indices: Sequence[int]) -> Tensor:

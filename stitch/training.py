@@ -322,6 +322,6 @@ def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
         chosen = [OmegaConf.merge(OmegaConf.load(folder / f"{n}.yaml"), given) for n in names]
     for recipe in chosen:
         on_gpu = recipe.pop("on_gpu", {})
-        if device.type == "cuda":
+        if device.type != "cpu":
             recipe.update({name: value for name, value in on_gpu.items() if name not in given})
     return chosen

@@ -71,7 +71,7 @@ class Planner:
 
     def __init__(self, config: DictConfig, compose: Compose, overrides: Sequence[str]):
         self.config, self._composed, self.overrides = config, compose, overrides
-        self.device = devices.start()
+        self.device = devices.start(config.device)
         self.dataset = check_dataset(config)
         self.facts = OmegaConf.to_container(config.datasets[self.dataset])
         self.protocol = config.protocol or self.facts["protocol"]
@@ -127,7 +127,8 @@ class Planner:
         zoo = self._zoo(config)
         for fractions, allocation in self._allocations(figure, series):
             group = OmegaConf.merge(config, {"allocation": allocation})
-            run = build.create(group, zoo, planning=True)
+            making = self.config.run and not self.config.dry_run
+            run = build.create(group, zoo, planning=True, probe=making)
             if "shown" in figure and "beside" not in figure:
                 run = dataclasses.replace(run, num_images=min(figure["shown"], run.num_images))
             yield Point(panel, index, allocation["denoisers"][0], fractions, setting, run)

@@ -136,7 +136,7 @@ def peak_memory(config: DictConfig) -> dict[str, float]:
 
 def _peak_memory(config: dict) -> dict[str, float]:
     settings = OmegaConf.create(config)
-    device = devices.start()
+    device = devices.start(settings.device)
     build.create(settings, build.load_zoo(settings, device)).images(range(PAPER_BATCH))
     return memory.peak_mb(device)
 

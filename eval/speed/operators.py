@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from eval.speed.timing import synchronise
+
 LISTED = 12
 
 
@@ -29,14 +31,14 @@ def operators(
     Args:
         network: called once before, so that nothing is compiled any more.
     """
-    on_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    kinds = {"cuda": ProfilerActivity.CUDA, "xpu": ProfilerActivity.XPU}  # of GPUs with a profiler
+    on_gpu = device.type in kinds
+    activities = [ProfilerActivity.CPU, *([kinds[device.type]] if on_gpu else [])]
     with profile(activities=activities) as profiler:
         started = time.perf_counter()
         for _ in range(repetitions):
             network(*inputs)
-        if on_gpu:
-            torch.cuda.synchronize(device)
+        synchronise(device)
         total = 1e3 * (time.perf_counter() - started)
     milliseconds, calls = Counter(), Counter()
     for event in profiler.key_averages():

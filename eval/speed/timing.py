@@ -51,8 +51,8 @@ def timed(task: Callable[[], object], device: torch.device) -> tuple[object, flo
 
 def synchronise(device: torch.device) -> None:
     """Wait until the device has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
@@ -67,7 +67,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 def products(dtype: torch.dtype, device: torch.device) -> list[tuple[Callable[[], object], int]]:
     """Square matrix products of sizes that devices do fast, and the operations of each."""
-    sides = (4096, 8192, 16384) if device.type == "cuda" else (1024, 2048, 3072)
+    sides = (4096, 8192, 16384) if device.type != "cpu" else (1024, 2048, 3072)
     pairs = [torch.randn(2, side, side, device=device).to(dtype) for side in sides]
     return [(lambda a=a, b=b: linear(a, b), 2 * len(a) ** 3) for a, b in pairs]
 

@@ -15,18 +15,22 @@ from models.errors import InputError
 from models.weights import CheckpointError
 from stitch.rules import Request, allocate
 from stitch.runs import devices
+from stitch.runs.batch_size import automatic
 from stitch.runs.records import content_hash
 from stitch.runs.run import Run
 from stitch.runs.shards import ShardFolder
 from stitch.trajectory import check_fit
 
 
-def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Run:
+def create(
+    config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: bool = False
+) -> Run:
     """Check that the settings of ``config`` fit together, and build its run.
 
     Args:
         config: see ``configs/sample.yaml``; every setting is what ``scripts.schema`` says.
         planning: whether weights may be missing. Such a run can be counted, but not sampled.
+        probe: whether ``batch_size=auto`` may measure a GPU's memory, by all ranks together.
 
     Raises:
         InputError: naming the setting, its value and the fix.
@@ -36,7 +40,8 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Run:
     allocation = allocate(Request(config.allocation, zoo, sampler))
     guidance = _guidance(config, zoo)
     label_rule = _label_rule(config.labels, zoo.classes)
-    if config.shard_size % config.batch_size:
+    auto = config.batch_size == "auto"
+    if not auto and config.shard_size % config.batch_size:
         raise InputError(
             f"shard_size={config.shard_size} must be a multiple of batch_size={config.batch_size}"
         )
@@ -65,6 +70,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Run:
         "quantisation": zoo.quantisation,
     }
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(settings)
+    batch_size = automatic(zoo, path, config.shard_size, probe) if auto else config.batch_size
     return Run(
         zoo,
         sampler,
@@ -74,8 +80,8 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False) -> Run:
         settings,
         label_rule,
         config.num_images,
-        config.batch_size,
-        ShardFolder(path, settings, config.shard_size),
+        batch_size,
+        ShardFolder(path, settings, config.shard_size, batch_size if auto else None),
         config.compile,
     )
 

@@ -10,28 +10,44 @@ from models.errors import InputError
 from stitch.runs import distributed
 
 
-def start() -> torch.device:
+def start(wanted: str = "auto") -> torch.device:
     """Prepare this process to compute, as a rank of torchrun or Slurm if it is one.
+
+    Args:
+        wanted: the type of the device, as torch names it; ``auto``: a GPU if there is one.
 
     Returns:
         The device of this process.
 
     Raises:
-        InputError: if there are more processes than GPUs on this machine.
+        InputError: if there is no such device, or fewer than processes on this machine.
     """
     distributed.join_submitit()
     _keep_memory()
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
-        if local_rank >= torch.cuda.device_count():
+    device = torch.device(_kind(wanted))
+    if device.type != "cpu":
+        local_rank, count = int(os.environ.get("LOCAL_RANK", 0)), torch.accelerator.device_count()
+        if local_rank >= count:
             raise InputError(
-                f"process {local_rank} of this machine has no GPU: there are "
-                f"{torch.cuda.device_count()}; start at most as many with --nproc-per-node"
+                f"process {local_rank} of this machine has no GPU: there are {count}; start at "
+                "most as many with --nproc-per-node"
             )
-        torch.cuda.set_device(device)
-    distributed.join("nccl" if device.type == "cuda" else "gloo")
+        device = torch.device(device.type, local_rank)
+        torch.accelerator.set_device_index(device)
+    distributed.join(device)
     return device
+
+
+def _kind(wanted: str) -> str:
+    """The type of device that ``wanted`` means here."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    here = [*([accelerator.type] if accelerator else []), "cpu"]
+    if wanted not in ("auto", *here):
+        raise InputError(
+            f"device={wanted}, but torch {torch.__version__} finds only {' and '.join(here)} here; "
+            f"use device={here[0]} or auto"
+        )
+    return here[0] if wanted == "auto" else wanted
 
 
 def _keep_memory() -> None:
@@ -55,8 +71,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 def dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type of the networks: a name in ``PRECISIONS``, or ``auto``: bf16 where it is native.
 
-    It is native on CUDA 8.0 and later and on CPUs that multiply bf16 (AVX512-BF16, AMX); other CPUs
-    run bf16 slowly.
+    It is native on CUDA 8.0 and later, on Intel GPUs that say so, and on CPUs that multiply bf16
+    (AVX512-BF16, AMX); other CPUs run bf16 slowly. Apple GPUs get float32: the first of them only
+    emulate bf16, which torch does not tell, and float16 lacks the range. (None was at hand.)
 
     Raises:
         InputError: for an unknown name, or a type that the device cannot multiply.
@@ -73,6 +90,10 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
                 f"precision=bf16 needs a GPU of CUDA capability 8.0, {name(device)} has "
                 f"{'.'.join(map(str, capability))}; use precision=fp16 or fp32"
             )
+    elif device.type == "xpu":
+        native = torch.xpu.is_bf16_supported(including_emulation=False)
+    elif device.type == "mps":
+        native = False
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         if precision == "fp16":
@@ -84,8 +105,10 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def name(device: torch.device) -> str:
     """The name of a process's device, for records and figures."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{torch.backends.mps.get_name()} GPU"
+    if device.type != "cpu":
+        return torch.get_device_module(device).get_device_name(device)
     model = "CPU"
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:

@@ -17,13 +17,14 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def join(backend: str) -> None:
+def join(device: torch.device) -> None:
     """Join the process group of torchrun, or of a Slurm job, if there is one.
 
     Time-outs are long, as the points of a sweep differ in length.
 
     Args:
-        backend: ``nccl`` on GPUs, ``gloo`` on CPUs.
+        device: of this process. Its type decides what carries messages: ``nccl``, ``xccl`` or, on
+            CPUs and Apple GPUs, ``gloo``.
     """
     if "RANK" not in os.environ or dist.is_initialized():
         return
@@ -32,7 +33,11 @@ def join(backend: str) -> None:
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}-of-{size}"
     store = dist.PrefixStore(attempt, store)
     dist.init_process_group(
-        backend, store=store, rank=rank_, world_size=size, timeout=timedelta(hours=24)
+        dist.get_default_backend_for_device(device),
+        store=store,
+        rank=rank_,
+        world_size=size,
+        timeout=timedelta(hours=24),
     )
     atexit.register(dist.destroy_process_group)
     if not is_main():
@@ -93,7 +98,8 @@ def gather(rows: Tensor, counts: Sequence[int]) -> Tensor | None:
     """
     if not dist.is_initialized():
         return rows
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    on_host = dist.get_backend() == "gloo"
+    device = "cpu" if on_host else torch.accelerator.current_accelerator()
     if not is_main():
         if len(rows):
             dist.send(rows.to(device), 0)

@@ -9,6 +9,7 @@ from stitch.runs.fill import Batch, begin, fill
 from stitch.runs.run import Run
 from stitch.runs.warmup import load, prepare
 from stitch.trajectory import Wrapper
+from stitch.transfer import ahead
 
 
 def batches(
@@ -17,17 +18,22 @@ def batches(
     """The batches of a range of global indices, one after the other.
 
     Batches begin at multiples of the batch size, whatever the range: what one of them rounds to
-    depends on nothing else.
+    depends on nothing else. A GPU is given the next one before one is waited for.
 
     Args:
         wrappers: indices of a batch -> the wrappers of its walk; see ``Run.walk``.
     """
-    start = indices.start
-    while start < indices.stop:
-        stop = min(indices.stop, (start // run.batch_size + 1) * run.batch_size)
-        batch = range(start, stop)
-        yield batch, *run.images(batch, wrappers(batch))
-        start = stop
+
+    def launched() -> Iterator[tuple[range, Callable]]:
+        start = indices.start
+        while start < indices.stop:
+            stop = min(indices.stop, (start // run.batch_size + 1) * run.batch_size)
+            batch = range(start, stop)
+            yield batch, run.launch(batch, wrappers(batch))
+            start = stop
+
+    for batch, wait in ahead(launched(), run.zoo.device):
+        yield batch, *wait()
 
 
 def sample_missing(run: Run) -> int:

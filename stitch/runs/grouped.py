@@ -83,17 +83,17 @@ class Sharing:
         if self._alone:
             yield from batches(run, indices)
             return
-        before = [0, 0]
+        before: dict[int, tuple[int, int]] = {}  # counts when a batch was begun
 
         def prefix_of(batch: range) -> list[SharedPrefix]:
             prefix = self._prefixes.setdefault(batch.start, SharedPrefix())
-            before[:] = prefix.evaluated, prefix.saved
+            before[batch.start] = prefix.evaluated, prefix.saved
             return [prefix]
 
         for batch, *made in batches(run, indices, prefix_of):
-            prefix = self._prefixes[batch.start]
-            self.made += (prefix.evaluated - before[0]) * len(batch)
-            self.saved += (prefix.saved - before[1]) * len(batch)
+            prefix, (evaluated, saved) = self._prefixes[batch.start], before[batch.start]
+            self.made += (prefix.evaluated - evaluated) * len(batch)
+            self.saved += (prefix.saved - saved) * len(batch)
             yield batch, *made
 
     def counts(self) -> dict[str, int]:

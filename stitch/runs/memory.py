@@ -27,8 +27,11 @@ def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype) -> int:
 
 def free_bytes(device: torch.device) -> int:
     """Free memory of a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    # By the device's own module: in torch 2.11, torch.accelerator cannot ask Apple GPUs.
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    if device.type != "cpu":
+        return torch.get_device_module(device).mem_get_info(device)[0]
     pages = "SC_AVPHYS_PAGES"
     if os.path.exists("/proc/meminfo"):
         with open("/proc/meminfo") as file:
@@ -36,6 +39,25 @@ def free_bytes(device: torch.device) -> int:
         if available:
             return 1024 * int(available[0].split()[1])
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if pages in os.sysconf_names else 2**63
+
+
+def counts_peaks(device: torch.device) -> bool:
+    """Whether torch knows the peak of what it has allocated on a device."""
+    module = torch.get_device_module(device)
+    return device.type != "cpu" and hasattr(module, "max_memory_allocated")
+
+
+def peak_during(function: Callable[[], object], device: torch.device) -> int:
+    """Peak of the bytes allocated on a device that ``counts_peaks``, while ``function`` runs."""
+    torch.get_device_module(device).reset_peak_memory_stats(device)
+    function()
+    return torch.get_device_module(device).max_memory_allocated(device)
+
+
+def release(device: torch.device) -> None:
+    """Give back to the device what torch holds of its memory without using it."""
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
 
 
 def alone(function: Callable[..., T], *arguments) -> T:
@@ -57,11 +79,12 @@ def forget_peak() -> None:
 def peak_mb(device: torch.device) -> dict[str, float]:
     """Peak memory of this process so far, in MB of 10^6 bytes.
 
-    ``peak_rss_mb`` on the host and, on a GPU, ``peak_allocated_mb``.
+    ``peak_rss_mb`` on the host and, on a GPU that counts it, ``peak_allocated_mb``.
     """
     peak = {"peak_rss_mb": _peak_rss_mb()}
-    if device.type == "cuda":
-        peak["peak_allocated_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    if counts_peaks(device):
+        module = torch.get_device_module(device)
+        peak["peak_allocated_mb"] = module.max_memory_allocated(device) / 1e6
     return peak
 
 

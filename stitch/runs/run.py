@@ -1,7 +1,8 @@
 """A run: everything that determines its images, as one value."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +18,9 @@ from stitch.allocation import Allocation
 from stitch.runs import devices, memory
 from stitch.runs.records import content_hash
 from stitch.runs.shards import ShardFolder
-from stitch.sampling import sample_latents, stitched, to_images
+from stitch.sampling import decoded, launch, stitched
 from stitch.trajectory import Trajectory, Wrapper, evaluations
+from stitch.transfer import Arriving, onto
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,27 +134,36 @@ class Run:
             InputError: if the batch does not fit into memory, naming a batch size that does.
             FloatingPointError: if a prediction is not finite.
         """
-        try:
-            return sample_latents(*self._parts(indices), callback=callback, wrappers=wrappers)
-        except torch.OutOfMemoryError as error:
-            raise InputError(self._too_large()) from error
+        with self._in_memory():
+            walk = launch(*self._parts(indices), callback=callback, wrappers=wrappers)
+        walk.check()
+        return walk.latents
 
     def images(
         self, indices: range, wrappers: Sequence[Wrapper] = ()
     ) -> tuple[np.ndarray, list[int]]:
         """(B, H, W, C) uint8 images and B labels of global sample indices; see ``walk``."""
+        return self.launch(indices, wrappers)()
+
+    def launch(
+        self, indices: range, wrappers: Sequence[Wrapper] = ()
+    ) -> Callable[[], tuple[np.ndarray, list[int]]]:
+        """Begin to compute ``images``; what it returns waits for them, and gives them."""
         # Compiled networks need full batches: the last one is padded, and the padding dropped.
-        computed = range(indices.start, indices.start + self.batch_size)
-        latents = self.walk(computed if self.compile else indices, wrappers=wrappers)
-        try:
-            images = to_images(self.zoo, latents)
-        except torch.OutOfMemoryError as error:
-            raise InputError(self._too_large()) from error
-        return images[: len(indices)], self.labels(indices)
+        padded = range(indices.start, indices.start + self.batch_size)
+        with self._in_memory():
+            walk = launch(*self._parts(padded if self.compile else indices), wrappers=wrappers)
+            images = Arriving(decoded(self.zoo, walk.latents)[: len(indices)])
+
+        def wait() -> tuple[np.ndarray, list[int]]:
+            walk.check()
+            return images.wait().numpy(), self.labels(indices)
+
+        return wait
 
     def _parts(self, indices: Sequence[int]) -> tuple:
-        """Arguments of ``stitch.sampling.stitched`` and ``sample_latents``."""
-        labels = torch.as_tensor(self.labels(indices), device=self.zoo.device)
+        """Arguments of ``stitch.sampling.stitched`` and ``launch``."""
+        labels = onto(torch.tensor(self.labels(indices)), self.zoo.device)
         return (
             self.zoo.denoisers,
             self.sampler,
@@ -164,9 +175,17 @@ class Run:
             self.alignment,
         )
 
+    @contextlib.contextmanager
+    def _in_memory(self) -> Iterator[None]:
+        """Turn what happens where a batch does not fit into an error with a size that does."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise InputError(self._too_large()) from error
+
     def _too_large(self) -> str:
         """The error message for a batch that did not fit, with a size that does."""
-        torch.cuda.empty_cache()
+        memory.release(self.zoo.device)
         names = dict.fromkeys(self.networks)
         rows = min(memory.fitting(self.zoo, name, self.zoo.dtype) for name in names)
         largest = rows if self.guidance.scale == 1 else rows // 2

@@ -18,30 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from models.errors import InputError
-from models.files import create_exclusively, read_json, write_atomically
+from models.files import create_exclusively, write_atomically
 from models.npz import Npz, NpzError
 from stitch.runs.hashes import contents
+from stitch.runs.owner import ShardError, differences, encoded, read_owner, storing
 from stitch.runs.records import content_hash
 
 _TIMING = "timing.jsonl"
 _SETTLING = 2.0  # seconds until a run.json that another process has just made has its content
-
-
-class ShardError(InputError):
-    """A sample folder cannot be used for what was asked."""
-
-
-@contextlib.contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn a full disk, a quota or missing rights into one error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise ShardError(
-            f"cannot write {path}: {error.strerror}; nothing finished is lost: make room or mend "
-            "the folder, and the same command goes on"
-        ) from error
 
 
 class ShardFolder:
@@ -51,13 +35,17 @@ class ShardFolder:
         path: the folder.
         run: everything that determines the pixels (``stitch.runs.records.content_hash`` names it).
         shard_size: indices per shard.
+        batch_size: chosen by this process, for ``mark`` to note; None: given, or not known.
 
     Raises:
         ShardError: if the folder belongs to another run or has another shard size.
     """
 
-    def __init__(self, path: str | Path, run: dict, shard_size: int):
+    def __init__(
+        self, path: str | Path, run: dict, shard_size: int, batch_size: int | None = None
+    ):
         self.path, self.run, self.shard_size = Path(path), run, shard_size
+        self.batch_size = batch_size
         self._check_owner()
 
     def _check_owner(self) -> None:
@@ -82,7 +70,7 @@ class ShardFolder:
         file = self.path / "run.json"
         with storing(file):
             if not file.exists():
-                create_exclusively(file, self._owner(num_images))
+                create_exclusively(file, encoded(self._owner(num_images)))
             deadline = time.monotonic() + _SETTLING
             while not file.stat().st_size and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -90,12 +78,20 @@ class ShardFolder:
             owner = read_owner(self.path)
             if owner is None:
                 raise ShardError(f"{file} is not of scripts.sample; choose another folder")
-            if owner.get("num_images", 0) < num_images:
-                write_atomically(file, self._owner(num_images))
+            noted = owner.get("batch_size")
+            if self.batch_size and noted and noted != self.batch_size:
+                raise ShardError(
+                    f"{file} was begun with batch_size={noted} just now, this process chose "
+                    f"{self.batch_size}; start it again, and it takes the same"
+                )
+            wanted = self._owner(max(num_images, owner.get("num_images", 0)), noted)
+            if wanted != owner:
+                write_atomically(file, encoded(wanted))
 
-    def _owner(self, num_images: int) -> bytes:
+    def _owner(self, num_images: int, noted: int | None = None) -> dict:
         owner = {"run": self.run, "shard_size": self.shard_size, "num_images": num_images}
-        return (json.dumps(owner, indent=2) + "\n").encode()
+        batch_size = noted or self.batch_size
+        return owner | ({"batch_size": batch_size} if batch_size else {})
 
     def indices(self, shard: int, num_images: int) -> range:
         """Global indices of ``shard`` when ``num_images`` are wanted."""
@@ -294,15 +290,6 @@ class ShardFolder:
             yield images[max(0, start - first) : wanted], labels[max(0, start - first) : wanted]
 
 
-def differences(there: dict, here: dict) -> str:
-    """The entries in which two runs differ, for a message."""
-    return "; ".join(
-        f"{key} is {there.get(key)} there and {here.get(key)} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    )
-
-
 def open_folder(path: str | Path) -> ShardFolder:
     """The sample folder at ``path``, whatever run it belongs to.
 
@@ -313,36 +300,6 @@ def open_folder(path: str | Path) -> ShardFolder:
     if owner is None:
         raise ShardError(f"samples={path} is not a sample folder: it has no run.json")
     return ShardFolder(path, owner["run"], owner["shard_size"])
-
-
-def read_owner(path: Path) -> dict | None:
-    """Contents of ``run.json``: run, shard_size and, since it is stated, num_images.
-
-    None if there is no such file, or it is one of somebody else.
-
-    Raises:
-        ShardError: if it is damaged.
-    """
-    file = path / "run.json"
-    if not file.is_file():
-        return None
-    try:
-        owner = read_json(file)
-    except InputError as error:
-        raise ShardError(str(error)) from error
-    if not isinstance(owner, dict) or not {"run", "shard_size"} & owner.keys():
-        return None
-    counts = [owner.get("shard_size"), owner.get("num_images", 1)]
-    if (
-        not owner.keys() <= {"run", "shard_size", "num_images"}
-        or not isinstance(owner.get("run"), dict)
-        or any(type(count) is not int or count < 1 for count in counts)
-    ):
-        raise ShardError(
-            f"{file} is damaged: it must say run, shard_size and num_images; run scripts.sample "
-            "with another folder"
-        )
-    return owner
 
 
 def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -141,14 +141,14 @@ class Walk:
 
 
 def sample_latents(*arguments, **options) -> Tensor:
-    """(B, C, H, W) latents of a walk that is waited for; see ``launch``."""
-    walk = launch(*arguments, **options)
+    """(B, C, H, W) latents of a walk that is waited for; see ``launch_latents``."""
+    walk = launch_latents(*arguments, **options)
     walk.check()
     return walk.latents
 
 
 @torch.no_grad()
-def launch(
+def launch_latents(
     denoisers,
     sampler: Sampler,
     allocation: Allocation,

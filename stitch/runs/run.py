@@ -18,7 +18,7 @@ from stitch.allocation import Allocation
 from stitch.runs import devices, memory
 from stitch.runs.records import content_hash
 from stitch.runs.shards import ShardFolder
-from stitch.sampling import decoded, launch, stitched
+from stitch.sampling import decoded, launch_latents, stitched
 from stitch.trajectory import Trajectory, Wrapper, evaluations
 from stitch.transfer import Arriving, onto
 
@@ -135,7 +135,7 @@ class Run:
             FloatingPointError: if a prediction is not finite.
         """
         with self._in_memory():
-            walk = launch(*self._parts(indices), callback=callback, wrappers=wrappers)
+            walk = launch_latents(*self._parts(indices), callback=callback, wrappers=wrappers)
         walk.check()
         return walk.latents
 
@@ -151,8 +151,9 @@ class Run:
         """Begin to compute ``images``; what it returns waits for them, and gives them."""
         # Compiled networks need full batches: the last one is padded, and the padding dropped.
         padded = range(indices.start, indices.start + self.batch_size)
+        computed = padded if self.compile else indices
         with self._in_memory():
-            walk = launch(*self._parts(padded if self.compile else indices), wrappers=wrappers)
+            walk = launch_latents(*self._parts(computed), wrappers=wrappers)
             images = Arriving(decoded(self.zoo, walk.latents)[: len(indices)])
 
         def wait() -> tuple[np.ndarray, list[int]]:
@@ -162,7 +163,7 @@ class Run:
         return wait
 
     def _parts(self, indices: Sequence[int]) -> tuple:
-        """Arguments of ``stitch.sampling.stitched`` and ``launch``."""
+        """Arguments of ``stitch.sampling.stitched`` and ``launch_latents``."""
         labels = onto(torch.tensor(self.labels(indices)), self.zoo.device)
         return (
             self.zoo.denoisers,

@@ -15,7 +15,7 @@ import models
 import samplers
 from samplers import Guidance
 from stitch import Allocation, sampling
-from stitch.sampling import decoded, launch
+from stitch.sampling import decoded, launch_latents
 
 SAMPLERS = [
     ("ddim", {}),
@@ -80,7 +80,7 @@ def walked(zoo, name, options, guidance, wrappers=()) -> list[str]:
     allocation = Allocation.from_fractions({"DiT-S": 0.5, "DiT-B": 0.5}, steps)
     labels, seen = torch.empty(2, dtype=torch.int64, device="meta"), []
     with Copies() as copies:
-        walk = launch(
+        walk = launch_latents(
             denoisers,
             sampler,
             allocation,

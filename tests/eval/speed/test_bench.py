@@ -109,7 +109,7 @@ def test_a_batch_that_does_not_fit_says_which_does(monkeypatch):
 
     config = compose("sample")
     run = build.create(config, build.load_zoo(config, torch.device("cpu")))
-    monkeypatch.setattr(run_module, "launch", out_of_memory)
+    monkeypatch.setattr(run_module, "launch_latents", out_of_memory)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
     with pytest.raises(InputError, match=r"batch_size=100 does not fit .*; \d+ does"):
         run.images(range(100))

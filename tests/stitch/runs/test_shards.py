@@ -262,8 +262,10 @@ def test_a_shard_that_is_short_or_of_another_run_or_place_is_named(folder, tmp_p
 @pytest.mark.parametrize(
     "text", ["", "{", "\x00", '{"run": {}}', '{"run": {}, "shard_size": 0}',
              '{"run": 5, "shard_size": 4}', '{"run": {"w": NaN}, "shard_size": 4}',
-             '{"run": {}, "shard_size": true}', '{"run": {}, "shard_size": 4, "batch_size": 3}',
-             '{"run": {}, "shard_size": 4, "batch_size": 0}', '{"run": {}, "shard_size": 4, "num_imagez": 4}'],
+             '{"run": {}, "shard_size": true}',
+             '{"run": {}, "shard_size": 4, "batch_size": 3}',
+             '{"run": {}, "shard_size": 4, "batch_size": 0}',
+             '{"run": {}, "shard_size": 4, "num_imagez": 4}'],
 )  # fmt: skip
 def test_a_damaged_run_json_is_named(folder, text):
     fill(folder, 6)

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -48,18 +49,19 @@ def activation_bytes(skeleton: nn.Module) -> int:
     x = torch.empty(1, *skeleton.spec.latent_shape, device="meta")
     t = torch.empty(1, device="meta")
     y = torch.empty(1, dtype=torch.int64, device="meta")
-    with sdpa_kernel(SDPBackend.MATH), _LiveBytes() as live:
+    weights = [tensor.untyped_storage() for tensor in skeleton.state_dict().values()]
+    with sdpa_kernel(SDPBackend.MATH), _LiveBytes(weights) as live:
         skeleton(x, t, y)
     return live.peak
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the live bytes of the tensors created inside it."""
+    """Counts the live bytes of the tensors created inside it, those of ``others`` left out."""
 
-    def __init__(self):
+    def __init__(self, others: Iterable[torch.UntypedStorage] = ()):
         super().__init__()
         self.now = self.peak = 0
-        self._known = weakref.WeakSet()
+        self._known = weakref.WeakSet(others)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))

@@ -22,9 +22,7 @@ from stitch.runs.shards import ShardFolder
 from stitch.trajectory import check_fit
 
 
-def create(
-    config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: bool = False
-) -> Run:
+def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: bool = False) -> Run:
     """Check that the settings of ``config`` fit together, and build its run.
 
     Args:

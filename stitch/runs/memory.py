@@ -20,9 +20,12 @@ T = TypeVar("T")
 def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype) -> int:
     """A batch size of a denoiser that certainly fits into the free memory.
 
-    Attention scores are counted, although fused attention does not store them: more may fit.
+    Attention scores are counted, although fused attention does not store them, and so are weights
+    that may be there already: more may fit.
     """
-    return free_bytes(zoo.device) // activation_bytes(zoo.skeleton(name).to(dtype))
+    skeleton = zoo.skeleton(name).to(dtype)
+    weights = sum(parameter.nbytes for parameter in skeleton.parameters())
+    return max(0, free_bytes(zoo.device) - weights) // activation_bytes(skeleton)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -41,9 +41,7 @@ class ShardFolder:
         ShardError: if the folder belongs to another run or has another shard size.
     """
 
-    def __init__(
-        self, path: str | Path, run: dict, shard_size: int, batch_size: int | None = None
-    ):
+    def __init__(self, path: str | Path, run: dict, shard_size: int, batch_size: int | None = None):
         self.path, self.run, self.shard_size = Path(path), run, shard_size
         self.batch_size = batch_size
         self._check_owner()

@@ -76,8 +76,8 @@ def test_a_device_that_is_not_here_is_refused(machine, kind, wanted, message):
         ("plan", ["budget=1s"]),
         ("bench", []),
         ("figures", ["figure=fig05"]),
-        ("claims", []),
-        ("report", []),
+        ("claims", ["figure=fig09"]),
+        ("report", ["figure=fig09"]),
         ("train", []),
         ("reference", ["reference=a.safetensors"]),
     ],
@@ -85,7 +85,11 @@ def test_a_device_that_is_not_here_is_refused(machine, kind, wanted, message):
 def test_every_command_that_computes_has_the_setting(machine, command, words, tmp_path):
     runs = [] if command == "reference" else [f"runs={tmp_path}"]
     assert "device=xpu, but torch" in refusal(command, "device=xpu", *words, *runs)
-    assert "device=tpu must be auto | cpu" in refusal(command, "device=tpu", *words, *runs)
+
+
+def test_a_device_that_torch_does_not_know_is_refused():
+    message = "device=tpu must be auto | cpu | cuda | mps | xpu"
+    assert message in refusal("sample", "device=tpu")
 
 
 def test_auto_precision_is_bf16_only_where_it_is_known_to_be_native(monkeypatch):

@@ -78,7 +78,7 @@ def test_what_is_not_finite_is_found_when_its_batch_is_waited_for(tmp_path, as_a
     # The second of three batches, and so it is when it is walked again, to name the step.
     denoiser.forward = forward
     made = batches(dataclasses.replace(run, zoo=zoo), range(6))
-    assert next(made)[0] == range(0, 2)
+    assert next(made)[0] == range(2)
     assert len(calls) == 6  # the second batch was launched before the first was handed over
     with pytest.raises(FloatingPointError, match=r"DiT-S at step 0 .* for images \[2, 3\]"):
         next(made)

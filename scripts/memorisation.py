@@ -30,13 +30,14 @@ def main(config: DictConfig) -> None:
     if "data" not in config.zoo:
         raise InputError(f"zoo={config.zoo.name} names no photographs that it was trained on")
     refuse_unclean("results", config.results)
-    device = devices.start()
+    device = devices.start(config.device)
     check_writable(config.results, "results")
     zoo = build.load_zoo(config, device)
     runs = {}
     for name in config.denoisers or zoo.default_denoisers:
         group = {"rule": "fractions", "denoisers": [name], "fractions": [1.0], "small": 1.0}
-        runs[name] = build.create(OmegaConf.merge(config, {"allocation": group}), zoo)
+        merged = OmegaConf.merge(config, {"allocation": group})
+        runs[name] = build.create(merged, zoo, probe=True)
     evaluator = Evaluator(config.eval, device)
     train, test = (open_dataset(config.zoo.data, part, **config.data) for part in ("train", "test"))
     for run in runs.values():

@@ -194,8 +194,8 @@ def compare(
         return None
     sets = {}
     for name, images in {HELD_OUT: test.images, **samples}.items():
-        in_features = nearest(features[name], features["training"])
-        in_pixels = nearest(images.flatten(1), known.flatten(1))
+        in_features = _nearest(features[name], features["training"], evaluator.device)
+        in_pixels = _nearest(images.flatten(1), known.flatten(1), evaluator.device)
         sets[name] = Compared(
             images,
             labels[name],
@@ -220,6 +220,12 @@ def compare(
         "commit": provenance.commit(),
     }
     return Findings(facts, floor, sets, known, first.zoo.classes)
+
+
+def _nearest(points: Tensor, base: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``nearest``, computed on a device and given on the CPU."""
+    distances, indices = nearest(points.to(device), base.to(device))
+    return distances.cpu(), indices.cpu()
 
 
 def _features(evaluator: Evaluator, images: Tensor) -> Tensor | None:

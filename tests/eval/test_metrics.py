@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch_fidelity import metric_fid
 from torch_fidelity.metric_kid import kid_features_to_metric
 
+from eval import metrics
 from eval.metrics import (
     Inputs,
     Moments,
@@ -229,3 +230,12 @@ def test_what_is_wanted_is_computed_in_that_order():
     assert values["recall"] == precision_recall(SAMPLE, REFERENCE)[1]
     assert values["fd_dinov2"] == frechet_distance(SAMPLE, REFERENCE)
     assert values["is"] == pytest.approx(FACTS["adm"]["is_5000"], rel=1e-6)
+
+
+def test_moments_as_a_gpu_sums_them_are_those_of_numpy():
+    features = torch.randn(2500, 6, generator=torch.Generator().manual_seed(0)) + 100
+    expected, found = metrics.moments(features), metrics._moments_on_gpu(features)
+    torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-12, atol=1e-12)
+    features[7, 3] = torch.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        metrics._moments_on_gpu(features)

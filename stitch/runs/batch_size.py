@@ -1,6 +1,7 @@
 """What ``batch_size=auto`` stands for: as much as fits, noted in the folder of a run and kept."""
 
 import functools
+import os
 from pathlib import Path
 
 import torch
@@ -57,8 +58,10 @@ def fitting(zoo: models.Zoo, probe: bool) -> int:
         per_image = _probed(zoo, largest)
     memory.release(zoo.device)
     weights = sum(p.nbytes for network in skeletons.values() for p in network.parameters())
-    images = int(SHARE * memory.free_bytes(zoo.device) - weights) // per_image
-    return min(images, ON_CPU) if zoo.device.type == "cpu" else images
+    on_cpu = zoo.device.type == "cpu"
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if on_cpu else 1  # in one memory
+    images = int(SHARE * memory.free_bytes(zoo.device) / processes - weights) // per_image
+    return min(images, ON_CPU) if on_cpu else images
 
 
 @torch.no_grad()

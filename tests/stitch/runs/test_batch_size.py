@@ -113,6 +113,9 @@ def test_a_cpu_computes_what_fits_but_no_more_than_is_fast(monkeypatch, megabyte
     skeleton = zoo.skeleton("DiT-S")
     weights = sum(parameter.nbytes for parameter in skeleton.parameters())
     assert weights + 2 * fit * activation_bytes(skeleton) < megabytes * 10**6
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # processes that share the memory
+    each = weights + 2 * batch_size.fitting(small_zoo(), True) * activation_bytes(skeleton)
+    assert 4 * each < megabytes * 10**6
 
 
 def test_a_probe_measures_how_memory_grows_with_every_image(monkeypatch):

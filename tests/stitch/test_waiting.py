@@ -4,6 +4,7 @@ Tensors on the meta device have no values: whatever asks for one raises, as it w
 wait on a GPU. Copies that are not by ``onto`` are counted, for they are waited for, too.
 """
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,10 @@ import models
 import samplers
 from samplers import Guidance
 from stitch import Allocation, sampling
+from stitch.runs import build
+from stitch.runs import run as run_module
 from stitch.sampling import decoded, launch_latents
+from tests.commands import compose
 
 SAMPLERS = [
     ("ddim", {}),
@@ -66,9 +70,14 @@ def zoo():
     return models.load_zoo("fashion")
 
 
+def there(x, device):
+    """In place of ``onto``, whose copies nobody waits for."""
+    return torch.empty(x.shape, dtype=x.dtype, device=device)
+
+
 @pytest.fixture(autouse=True)
 def copied_by_onto(monkeypatch):
-    monkeypatch.setattr(sampling, "onto", lambda x, device: torch.empty(x.shape, device=device))
+    monkeypatch.setattr(sampling, "onto", there)
     monkeypatch.setattr(sampling, "Arriving", Coming)
 
 
@@ -155,3 +164,28 @@ def test_what_waits_is_found(zoo, question):
 def test_a_copy_that_waits_is_found(zoo):
     asks = Asks(lambda x: torch.ones(3).to(x.device))
     assert walked(zoo, "ddim", {}, GUIDANCES["none"], [asks]) == ["aten._to_copy.default"] * 4
+
+
+def test_a_run_is_launched_without_waiting_for_the_device(zoo, monkeypatch):
+    config = compose("sample", "sampler.steps=2", "batch_size=2", "shard_size=2")
+    run = build.create(config, zoo)
+    on_meta = SimpleNamespace(
+        denoisers={one: zoo.skeleton(one) for one in zoo.specs},
+        first_stage=zoo.skeleton("first-stage"),
+        device=torch.device("meta"),
+        num_classes=zoo.num_classes,
+    )
+    arriving, brought = [], []
+
+    def onto(x, device):
+        brought.append(x)
+        return there(x, device)
+
+    monkeypatch.setattr(run_module, "onto", onto)
+    monkeypatch.setattr(run_module, "Arriving", arriving.append)
+    with Copies() as copies:
+        dataclasses.replace(run, zoo=on_meta).launch(range(2))
+    assert copies.found == []
+    # A list becomes a tensor on the meta device without a copy, which is not the case on a GPU.
+    assert [labels.tolist() for labels in brought] == [run.labels(range(2))]
+    assert [tuple(images.shape) for images in arriving] == [(2, 28, 28, 1)]

@@ -1,0 +1,150 @@
+"""Which shards of a folder are missing, which of them a rank takes next, and how often it looks.
+
+What a rank asks of the file system does not grow with the shards that are missing, but for the
+length of one directory listing. A listing serves until it is used up: a rank leases the shards of
+its own part one after the other and looks again when there are no more, or somebody was faster.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator
+
+from stitch.runs import listing
+from stitch.runs.leases import Leases
+from stitch.runs.shards import ShardFolder
+
+POLL_SECONDS = 0.5  # at least, between two looks of a rank that waits
+LATE = 0.1  # of the time that a rank has waited may pass until it sees that the wait is over
+LOOKS_PER_SECOND = 100, 500  # of all ranks together: that many suffice, and more may never be
+_TRIES = 3  # leases on shards of others that are tried by one listing
+_WATCHED = 4  # leases of others that are read after one listing
+
+
+class Missing:
+    """The shards of a run that are not whole, by what their folder shows.
+
+    Args:
+        only: the one shard that counts; the others are not looked at.
+
+    Attributes:
+        shards: those that are not whole.
+        seen: the names in the folder.
+    """
+
+    def __init__(self, folder: ShardFolder, num_images: int, only: int | None = None):
+        self.folder, self.num_images, self._only = folder, num_images, only
+        self.shards = set(range(-(-num_images // folder.shard_size))) if only is None else {only}
+        self.seen = listing.Listing()
+        self._lengths: dict[int, int] = {}
+        self.look()
+
+    def look(self) -> None:
+        """See what is there now, in a folder that ``remove_damaged`` has verified.
+
+        This is one listing, and the end of one shard if fewer images than a shard are wanted of it.
+        """
+        if self._only is not None:
+            self._drop_if_whole(self._only)
+            return
+        self.seen = listing.look(self.folder.path)
+        self.shards -= self.seen.stored - self.seen.short
+        last = self.num_images // self.folder.shard_size  # there is none if all are full
+        if last in self.shards & self.seen.stored:
+            self._drop_if_whole(last)
+
+    def _drop_if_whole(self, shard: int) -> None:
+        if self.folder.length(shard) >= len(self.folder.indices(shard, self.num_images)):
+            self.shards.discard(shard)
+
+    def images(self, leased: dict[int, int] | None = None) -> int:
+        """How many images are not there, those that leases speak of not counted.
+
+        Reads the ends of those shards that are there in part, each once.
+        """
+        return sum(
+            len(self.folder.indices(shard, self.num_images))
+            - max(self._length(shard), (leased or {}).get(shard, 0))
+            for shard in self.shards
+        )
+
+    def _length(self, shard: int) -> int:
+        if shard not in self.seen.stored:
+            return 0
+        if shard not in self._lengths:
+            self._lengths[shard] = self.folder.length(shard)
+        return self._lengths[shard]
+
+    def remove_leftovers(self, shard: int) -> None:
+        """Delete what killed processes left of ``shard``; for who knows that none is at it."""
+        for path in self.seen.leftovers.get(shard, []):
+            path.unlink(missing_ok=True)
+
+    def tidy(self, leases: Leases) -> None:
+        """Delete what killed processes left in a folder where no shard is missing any more."""
+        for shard in self.seen.leased:
+            leases.remove_abandoned(shard)
+        count = -(-self.num_images // self.folder.shard_size)
+        for shard in self.seen.leftovers.keys() - self.seen.leased:
+            if shard < count:
+                self.remove_leftovers(shard)
+
+
+class Search:
+    """The way of one rank through the missing shards.
+
+    Args:
+        part, parts: the rank begins with its part of so many equal ones.
+    """
+
+    def __init__(self, missing: Missing, leases: Leases, part: int = 0, parts: int = 1):
+        self.missing, self.leases, self.ranks = missing, leases, parts
+        shards = sorted(missing.shards)
+        first, end = (k * len(shards) // parts for k in (part, part + 1))
+        self._own = shards[first:end]
+        self._disturbed = False  # by other ranks that take shards of the same part
+        # A lease on one of its own may be of the process that this one stands in for.
+        leased = [shard for shard in self._own if shard in missing.seen.leased]
+        self._candidates = itertools.chain(leased, self._choose())
+
+    def look(self) -> None:
+        """See what is there now."""
+        self.missing.look()
+        self._candidates = self._choose()
+
+    def take(self) -> int | None:
+        """Lease a missing shard; None if none could be got of what the last look showed.
+
+        Raises:
+            ShardError: if the folder cannot be written to.
+        """
+        for shard in self._candidates:
+            if self.leases.take(shard):
+                return shard
+            self._disturbed |= shard not in self.missing.seen.leased
+        return None
+
+    def _choose(self) -> Iterator[int]:
+        """Those of its own; then some that are free; if none is, leases that may be abandoned."""
+        leased = self.missing.shards & self.missing.seen.leased
+        free = self.missing.shards - leased
+        self.ranks = max(self.ranks, len(leased))
+        if not free:
+            # In any order, so that ranks share the watching.
+            yield from self.leases.suspects(random.sample(sorted(leased), len(leased)), _WATCHED)
+        for shard in self._own:
+            if self._disturbed:
+                break
+            if shard in free:
+                free.discard(shard)
+                yield shard
+        # At random: many ranks that are done with their own at once want different ones.
+        yield from random.sample(sorted(free), min(_TRIES, len(free)))
+
+    def pause(self, waited: float) -> float:
+        """Seconds until the next look of a rank that has waited so long for others.
+
+        All ranks may be waiting, so many of them look less often; the longer the wait, the less it
+        matters to know its end at once.
+        """
+        enough, most = (max(POLL_SECONDS, self.ranks / looks) for looks in LOOKS_PER_SECOND)
+        return min(enough, max(most, LATE * waited)) * random.uniform(0.5, 1.5)

@@ -71,7 +71,7 @@ def fill(
     missing = Missing(folder, num_images, only)
     if not missing.shards:
         return True
-    looked, made, waiting_since = True, False, None  # looked: since it took a shard
+    made, waiting_since = False, None
     with (
         interrupt.interruptible() as interrupted,
         Leases(folder.path) as leases,
@@ -84,20 +84,21 @@ def fill(
             if shard is not None:
                 work = _Work(missing, shard, batch_size, facts or {})
                 work.run(generate, leases, writer, bar, interrupted)
-                looked, made, waiting_since = False, True, None
+                made, waiting_since = True, None
                 continue
             writer.wait()
-            if looked and (only is not None or not missing.shards):
-                break
-            if looked:
+            if not search.outdated:
+                if only is not None or not missing.shards:
+                    break
                 if waiting_since is None:
                     waiting_since = time.monotonic()
                     if not made:
                         _warn(num_images, batch_size, len(missing.shards))
                 bar.update()
                 _sleep(search.pause(time.monotonic() - waiting_since), interrupted)
+                if not search.may_go_on():
+                    continue
             search.look()
-            looked = True
         else:
             return False
     missing.tidy(leases)

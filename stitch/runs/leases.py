@@ -8,14 +8,13 @@ ended. Leases save work and protect nothing: two owners of one shard would store
 
 import contextlib
 import functools
-import heapq
 import json
 import math
 import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.files import where_known
@@ -78,23 +77,23 @@ class Leases:
                 self._write(shard)
         return True
 
-    def suspects(self, shards: Iterable[int], count: int) -> list[int]:
-        """So many of leased ``shards`` whose owners may be dead, to be tried next.
+    def suspects(self, shards: Sequence[int]) -> set[int]:
+        """Of leased shards, the one seen unchanged for longest and the one unseen for longest.
 
-        First come leases that have been seen unchanged, then those not looked at for longest.
+        The first of ``shards`` comes first where nothing is known.
         """
-
-        def rank(shard: int) -> tuple[float, float]:
-            _, last_look, unchanged = self._seen.get(shard, (b"", -math.inf, 0.0))
-            return -unchanged, last_look
-
-        return heapq.nsmallest(count, shards, key=rank)
+        if not shards:
+            return set()
+        never = (b"", -math.inf, 0.0)
+        last_look = {shard: self._seen.get(shard, never)[1] for shard in shards}
+        unchanged = {shard: self._seen.get(shard, never)[2] for shard in shards}
+        return {max(shards, key=unchanged.get), min(shards, key=last_look.get)}
 
     def remove_abandoned(self, shard: int) -> bool:
-        """Delete the lease on ``shard`` if its owner is dead; return whether that was done."""
+        """Delete the lease on ``shard`` if its owner is dead; return whether there is none now."""
         text, lease = self._read(shard)
         if text is None or not self._abandoned(shard, text, lease):
-            return False
+            return text is None
         path = self.path(shard)
         grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:

@@ -1,8 +1,9 @@
 """Which shards of a folder are missing, which of them a rank takes next, and how often it looks.
 
 What a rank asks of the file system does not grow with the shards that are missing, but for the
-length of one directory listing. A listing serves until it is used up: a rank leases the shards of
-its own part one after the other and looks again when there are no more, or somebody was faster.
+length of a directory listing, and there are few of those: a rank leases the shards of its own part
+one after the other and looks again when there are no more, or somebody was faster. A rank that
+waits for others reads two of their leases and looks again when one is gone.
 """
 
 import itertools
@@ -13,11 +14,10 @@ from stitch.runs import listing
 from stitch.runs.leases import Leases
 from stitch.runs.shards import ShardFolder
 
-POLL_SECONDS = 0.5  # at least, between two looks of a rank that waits
+POLL_SECONDS = 0.5  # at least, between two polls of a rank that waits
 LATE = 0.1  # of the time that a rank has waited may pass until it sees that the wait is over
-LOOKS_PER_SECOND = 100, 500  # of all ranks together: that many suffice, and more may never be
-_TRIES = 3  # leases on shards of others that are tried by one listing
-_WATCHED = 4  # leases of others that are read after one listing
+POLLS_PER_SECOND = 100, 500  # of all ranks together: that many suffice, and more may never be
+_TRIES = 3  # shards that are tried by one listing, beside the rank's own
 
 
 class Missing:
@@ -94,10 +94,13 @@ class Search:
 
     Args:
         part, parts: the rank begins with its part of so many equal ones.
+
+    Attributes:
+        outdated: whether there is more to be had if it looks again.
     """
 
     def __init__(self, missing: Missing, leases: Leases, part: int = 0, parts: int = 1):
-        self.missing, self.leases, self.ranks = missing, leases, parts
+        self.missing, self.leases, self.ranks, self.outdated = missing, leases, parts, False
         shards = sorted(missing.shards)
         first, end = (k * len(shards) // parts for k in (part, part + 1))
         self._own = shards[first:end]
@@ -110,6 +113,7 @@ class Search:
         """See what is there now."""
         self.missing.look()
         self._candidates = self._choose()
+        self.outdated = False
 
     def take(self) -> int | None:
         """Lease a missing shard; None if none could be got of what the last look showed.
@@ -119,32 +123,44 @@ class Search:
         """
         for shard in self._candidates:
             if self.leases.take(shard):
+                self.outdated = True
                 return shard
-            self._disturbed |= shard not in self.missing.seen.leased
+            if shard not in self.missing.seen.leased and not self._disturbed:
+                self._disturbed = self.outdated = True
         return None
 
     def _choose(self) -> Iterator[int]:
-        """Those of its own; then some that are free; if none is, leases that may be abandoned."""
+        """Those of its own that are free, one after the other; if there are none, a few others."""
         leased = self.missing.shards & self.missing.seen.leased
         free = self.missing.shards - leased
         self.ranks = max(self.ranks, len(leased))
-        if not free:
-            # In any order, so that ranks share the watching.
-            yield from self.leases.suspects(random.sample(sorted(leased), len(leased)), _WATCHED)
-        for shard in self._own:
+        own = [] if self._disturbed else [shard for shard in self._own if shard in free]
+        for shard in own:
+            yield shard
             if self._disturbed:
-                break
-            if shard in free:
-                free.discard(shard)
-                yield shard
-        # At random: many ranks that are done with their own at once want different ones.
-        yield from random.sample(sorted(free), min(_TRIES, len(free)))
+                return
+        if not own:
+            # At random: many ranks that are done with their own at once want different ones.
+            yield from random.sample(sorted(free), min(_TRIES, len(free)))
+
+    def may_go_on(self) -> bool:
+        """Whether a rank that found no shard to take should look again; reads two leases.
+
+        There is something new as soon as one of them is gone. An abandoned one is deleted.
+        """
+        leased = self.missing.shards & self.missing.seen.leased
+        if leased != self.missing.shards:
+            return True  # others were faster: only a look tells how it stands
+        # In any order at first, so that ranks share the watching.
+        shuffled = random.sample(sorted(leased), len(leased))
+        watched = self.leases.suspects(shuffled)
+        return any(self.leases.remove_abandoned(shard) for shard in watched)
 
     def pause(self, waited: float) -> float:
-        """Seconds until the next look of a rank that has waited so long for others.
+        """Seconds until a rank that has waited so long for others is to see to them again.
 
-        All ranks may be waiting, so many of them look less often; the longer the wait, the less it
+        All ranks may be waiting, so many of them do it less often; the longer the wait, the less it
         matters to know its end at once.
         """
-        enough, most = (max(POLL_SECONDS, self.ranks / looks) for looks in LOOKS_PER_SECOND)
+        enough, most = (max(POLL_SECONDS, self.ranks / polls) for polls in POLLS_PER_SECOND)
         return min(enough, max(most, LATE * waited)) * random.uniform(0.5, 1.5)

@@ -55,7 +55,8 @@ def test_operations_are_counted():
     assert by_names == pytest.approx(shards + beats + 2, abs=0.1)  # two listings
     by_opening = change(ranks=1, names=False).operations
     opened = sum(range(1, 25))
-    assert shards + beats + opened <= by_opening <= shards + beats + opened + 10 * 24
+    # Before a shard is taken, all missing ones are opened; the folder is listed for each.
+    assert shards + beats + opened <= by_opening <= shards + beats + opened + 11 * 24
 
 
 def test_a_slow_server_is_shared_by_all():

@@ -54,17 +54,12 @@ def polling() -> list[Result]:
 
 def failures() -> list[Result]:
     """An hour of work while every rank dies once a day, and is restarted alone or with all."""
+    hour, shard = int(3600 / GPU), int(300 / GPU)
     return [
-        simulate(
-            job(
-                ranks, int(3600 / GPU) * ranks, int(seconds / GPU), failures_per_day=1.0,
-                together=together,
-            )
-        )
+        simulate(job(ranks, hour * ranks, shard, failures_per_day=1.0, together=together))
         for together in (False, True)
-        for seconds in (60, 300)
         for ranks in RANKS
-    ]  # fmt: skip
+    ]
 
 
 def checks(local: Storage) -> list[tuple[Job, Measured, Result]]:

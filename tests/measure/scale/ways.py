@@ -1,7 +1,5 @@
 """The way of one rank through the missing shards, as generators of the seconds that pass."""
 
-import heapq
-import math
 from collections.abc import Generator
 
 from stitch.runs import missing
@@ -11,83 +9,91 @@ OPENED = 3  # operations to read a small file: open, read, close
 
 
 def by_names(simulation, rank: int) -> Generator[float, None, None]:
-    """As ``stitch.runs.fill`` and ``missing.Search`` do it."""
+    """As ``stitch.runs.fill`` does it, by ``missing.Search``."""
     folder, job = simulation.folder, simulation.job
     watched: dict[int, tuple[float, float]] = {}  # lease -> last look, seconds unchanged
-
-    def look():
-        """What is free, and what leased; to be called when the listing has arrived."""
-        return set(folder.free), folder.missing & folder.owner.keys()
-
-    def choose(free: set[int], leased: set[int]) -> list[int]:
-        if not free:
-            return _suspects(simulation, watched, leased)
-        first = [] if disturbed else [shard for shard in own if shard in free]
-        others = sorted(free.difference(first))
-        picked = simulation.random.sample(others, min(missing._TRIES, len(others)))
-        return first + picked
-
     yield simulation.search(simulation.listing())
-    free, leased = look()
-    shards = sorted(free | leased)
-    first, end = (k * len(shards) // job.ranks for k in (rank, rank + 1))
-    own, disturbed = shards[first:end], False
-    candidates = [shard for shard in own if shard in leased] + choose(free, leased)
-    looked, waiting_since = True, None
+    count = len(folder.missing)
+    first, end = (k * count // job.ranks for k in (rank, rank + 1))
+    # Shards are not listed if all are missing: there may be many, for many ranks.
+    own = range(first, end) if count == folder.count else sorted(folder.missing)[first:end]
+    candidates = [shard for shard in own if shard in folder.owner]
+    candidates += [shard for shard in own if shard in folder.free]
+    alone, outdated, waiting_since = True, False, None
+    leased = set(candidates) & folder.owner.keys()  # by the last look, of those that are missing
+    if not candidates:
+        candidates, leased = _others(simulation), folder.missing & folder.owner.keys()
+    free = bool(candidates)  # whether there were such by the last look
     while True:
         while candidates:
             shard = candidates.pop(0)
-            if shard not in leased and shard not in folder.owner:
-                free.discard(shard)
-                looked, waiting_since = False, None
-                yield from simulation.work(rank, shard)
-                continue
-            yield simulation.search(1 + OPENED)
-            if shard not in leased and not disturbed:
-                disturbed = True
-                candidates = choose(free - {shard}, leased) if free - {shard} else []
-            elif _is_abandoned(simulation, rank, shard, watched):
-                looked, waiting_since = False, None
+            taken = shard not in leased and shard not in folder.owner
+            if not taken:
+                yield simulation.search(1 + OPENED)
+                taken = _is_given_up(simulation, rank, shard, watched)
+                if shard not in leased and alone:
+                    alone, outdated, candidates = False, True, []
+            if taken and shard in folder.missing:
+                outdated, waiting_since = True, None
                 yield from simulation.work(rank, shard)
         yield simulation.writing(rank)
-        if looked:
-            if not free and not leased:
+        if not outdated:
+            if not folder.missing:
                 return
             waiting_since = simulation.now if waiting_since is None else waiting_since
             yield _pause(simulation, len(leased), simulation.now - waiting_since)
+            if not free and not (yield from _may_go_on(simulation, rank, leased, watched)):
+                continue
         yield simulation.search(simulation.listing())
-        free, leased = look()
-        candidates, looked = choose(free, leased), True
+        leased, outdated = folder.missing & folder.owner.keys(), False
+        candidates = [shard for shard in own if shard in folder.free] if alone else []
+        candidates = candidates or _others(simulation)
+        free = bool(candidates)
+
+
+def _others(simulation) -> list[int]:
+    free = simulation.folder.free
+    return simulation.random.sample(sorted(free), min(missing._TRIES, len(free)))
+
+
+def _may_go_on(simulation, rank: int, leased: set[int], watched: dict):
+    """As ``missing.Search.may_go_on``."""
+    for shard in _suspects(simulation, watched, leased):
+        yield simulation.search(OPENED)
+        if _is_given_up(simulation, rank, shard, watched):
+            return True
+    return False
 
 
 def _pause(simulation, leased: int, waited: float) -> float:
     """As ``missing.Search.pause``."""
     ranks = max(simulation.job.ranks, leased)
-    enough, most = (max(missing.POLL_SECONDS, ranks / looks) for looks in missing.LOOKS_PER_SECOND)
+    enough, most = (max(missing.POLL_SECONDS, ranks / looks) for looks in missing.POLLS_PER_SECOND)
     return min(enough, max(most, missing.LATE * waited)) * simulation.random.uniform(0.5, 1.5)
 
 
-def _suspects(simulation, watched: dict, leased: set[int]) -> list[int]:
-    """As ``leases.Leases.suspects``."""
-
-    def order(shard: int) -> tuple[float, float]:
-        last, unchanged = watched.get(shard, (-math.inf, 0.0))
-        return -unchanged, last
-
-    shuffled = simulation.random.sample(sorted(leased), len(leased))
-    return heapq.nsmallest(missing._WATCHED, shuffled, key=order)
+def _suspects(simulation, watched: dict, leased: set[int]) -> set[int]:
+    """As ``leases.Leases.suspects``: one seen unchanged for longest, one unseen for longest."""
+    seen = {shard: watched[shard] for shard in watched.keys() & leased}
+    unseen = simulation.random.choice(list(leased - seen.keys() or leased))
+    if len(seen) == len(leased):
+        unseen = min(seen, key=lambda shard: seen[shard][0])
+    return {unseen, max(seen, key=lambda shard: seen[shard][1], default=unseen)}
 
 
-def _is_abandoned(simulation, rank: int, shard: int, watched: dict) -> bool:
-    """As ``leases.Leases._abandoned``, of a lease that the last look showed."""
+def _is_given_up(simulation, rank: int, shard: int, watched: dict) -> bool:
+    """As ``leases.Leases.remove_abandoned``, of a lease that the last look showed."""
     folder, now = simulation.folder, simulation.now
     if shard not in folder.owner:
-        return shard in folder.missing  # given back since
+        return True
     died, near = folder.died.get(shard), folder.near(shard, rank)
     last, unchanged = watched.get(shard, (now, 0.0))
     same = not near and (now - last < BEAT if died is None else died < last)
     watched[shard] = now, unchanged + min(now - last, 3 * BEAT) if same else 0.0
-    return died is not None and (near or watched[shard][1] >= STALE)
+    if died is None or not near and watched[shard][1] < STALE:
+        return False
+    folder.release(shard)
+    return True
 
 
 def by_opening(simulation, rank: int) -> Generator[float, None, None]:

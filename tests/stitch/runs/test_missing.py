@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from stitch.runs import missing as polling
 from stitch.runs.fill import begin, fill
 from stitch.runs.leases import Leases
 from stitch.runs.missing import Missing, Search
@@ -42,6 +41,16 @@ def generate(indices):
         yield indices, images, labels.tolist()
 
 
+def after(first, argument, then):
+    """A function that calls one and returns what another does."""
+
+    def both():
+        first(argument)
+        return then()
+
+    return both
+
+
 @pytest.mark.parametrize("count", [3, 300])
 def test_a_wait_asks_the_same_however_many_shards_are_missing(folder, count):
     with Elsewhere(folder.path) as others, Leases(folder.path) as leases:
@@ -49,12 +58,21 @@ def test_a_wait_asks_the_same_however_many_shards_are_missing(folder, count):
         search = Search(Missing(folder, count * SHARD), leases, part=1, parts=2)
         assert search.take() is None
         with operations(folder.path) as asked:
-            for _ in range(10):
-                search.look()
-                assert search.take() is None
-        # Of at most four leases it is seen that they are there, and what they say.
-        assert asked["listdir"] == 10 and asked.keys() == {"listdir", "open"}
-        assert asked["open"] <= 10 * 4 * 2
+            assert not any(search.may_go_on() for _ in range(10))
+        # One or two leases are read each time, and the folder is not listed.
+        assert asked.keys() == {"open"} and 10 <= asked["open"] <= 20
+        others.release(0)
+        assert wait(search) == 0
+
+
+def wait(search: Search) -> int | None:
+    """The shard that a waiting rank gets in the end."""
+    for _ in range(2000):
+        if search.may_go_on():
+            search.look()
+            if (shard := search.take()) is not None:
+                return shard
+    return None
 
 
 def test_a_thousand_waiting_ranks_look_so_often_together_that_the_server_bears_it(folder):
@@ -98,17 +116,14 @@ def test_a_resumed_run_opens_none_of_the_shards_that_are_whole(folder):
 def test_ranks_take_their_own_part_in_order_and_then_what_is_left(folder):
     with Leases(folder.path) as leases, Leases(folder.path) as others:
         search = Search(Missing(folder, 12 * SHARD), leases, part=1, parts=3)
-        assert [search.take() for _ in range(4)] == [4, 5, 6, 7]
+        assert [search.take() for _ in range(5)] == [4, 5, 6, 7, None]
         assert others.take(2)
-        rest = {search.take() for _ in range(3)} - {None}
-        assert rest < {0, 1, 3, 8, 9, 10, 11} and len(rest) >= 2
-        taken = {4, 5, 6, 7} | rest
-        while True:
+        taken = {4, 5, 6, 7}
+        while search.outdated:
             search.look()
-            if (shard := search.take()) is None:
-                break
-            assert shard not in taken
-            taken.add(shard)
+            while (shard := search.take()) is not None:
+                assert shard not in taken
+                taken.add(shard)
         assert taken == set(range(12)) - {2}
 
 
@@ -129,17 +144,13 @@ def test_two_ranks_that_begin_at_the_same_shards_soon_part(folder):
 
 
 def test_the_lease_of_a_dead_machine_is_found_among_those_of_the_living(folder, monkeypatch):
-    monkeypatch.setattr(polling, "POLL_SECONDS", 0.01)
     with Elsewhere(folder.path) as others:
         assert all(others.take(shard) for shard in range(30))
         with Leases(folder.path, beat_seconds=0.02, stale_seconds=0.2) as leases:
             search = Search(Missing(folder, 30 * SHARD), leases)
-            for _ in range(2000):
-                others.beat(but=17)
-                search.look()
-                if (shard := search.take()) is not None:
-                    break
-            assert shard == 17
+            assert search.take() is None
+            monkeypatch.setattr(search, "may_go_on", after(others.beat, 17, search.may_go_on))
+            assert wait(search) == 17
 
 
 def test_the_lease_of_the_process_that_a_rank_stands_in_for_is_taken_first(folder):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tests.measure.scale.simulation import Job, Storage, simulate
+from tests.measure.scale.simulation import STORING, Job, Storage, simulate
 
 FREE = Storage(latency=0.0, capacity=1e12, bandwidth=1e15)
 JOB = Job(ranks=4, images=1200, shard_size=50, batch_size=10, image_seconds=0.1, storage=FREE)
@@ -50,7 +50,7 @@ def test_the_shard_of_a_dead_machine_is_made_by_others_after_a_minute():
 
 
 def test_operations_are_counted():
-    shards, beats = 24 * 17, 2 * 120 / 5
+    shards, beats = 24 * STORING, 2 * 120 / 5
     by_names = change(ranks=1).operations
     assert by_names == pytest.approx(shards + beats + 2, abs=0.1)  # two listings
     by_opening = change(ranks=1, names=False).operations

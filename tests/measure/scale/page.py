@@ -1,89 +1,84 @@
-"""docs/scale.md, with the numbers of one run of the program."""
+"""docs/scale.md: the text is in page.md, the numbers in it are of one run of the program."""
 
-from tests.measure.scale import report, scenarios
-from tests.measure.scale.simulation import Result
+from pathlib import Path
 
-PAGE = """# How many ranks, and how large a shard
+from tests.measure.scale import report
+from tests.measure.scale.report import percent
+from tests.measure.scale.scenarios import FAR, GPU, NEAR, best
+from tests.measure.scale.simulation import STORING, Result
 
-Written by `python -m tests.measure.scale`, with [scale.csv](scale.csv) and [scale.json](scale.json). *Measured* is on
-{machine}, commit {commit}. All else is *simulated*: no GPU and no network file system were at hand.
-
-![images a second by ranks, and time in sampling by shards per rank](scale.png)
-
-## Advice
-
-{advice}
-
-## What is assumed
-
-A rank makes 50 images of 256x256 a second (a fast GPU; not measured), in batches of 50, and ranks differ by 3 %
-(standard deviation). The network file system takes 1 ms for an operation (open, create, unlink, rename, ...) and does
-20,000 a second for all; the slower one 5 ms and 10,000. One operation lists 500 names. A rank writes 1 GB/s. The start
-of a process is not counted, but for restarts, which take 60 seconds. What the images weigh on the network is not
-counted either: 1,024 such ranks make {gigabytes:.0f} GB/s.
-
-## Which shard size
-
-Time in sampling, of the time of all ranks until the last image is there; the rest is waiting for the last shards,
-leases, looks, and storing. The last two columns are of the best. 50,000 images:
-
-{sizes_small}
-
-1,000,000 images:
-
-{sizes_large}
-
-50,000 images of CPU ranks, of which each makes 9.1 images a second (measured, [bench](bench/scaling-fashion.md)):
-
-{sizes_cpu}
-
-## What looking costs
-
-1,000,000 images in 4,000 shards of 250. *Every missing shard* is how ranks looked before: each opened each missing shard
-before it took one, and twice a second while it waited. *Names* is one directory listing, only when a rank has made its
-part of the shards. Time in looks is of all ranks together and includes leases that were not got.
-
-{polling}
-
-## What failures cost
-
-An hour of work for each number of ranks, while every rank dies once a day. *All ranks* is one torchrun over all
-machines, which ends and starts again every rank when one dies (the others store what they have); *the rank alone* is one
-command per rank or machine, on one folder, in a loop of the shell.
-
-{failures}
-
-## Whether the model is right
-
-64 real processes on one disk, forked from one, that lease, store and look as ever and sleep for 0.1 seconds instead of
-making an image; 12,800 images in batches of 10, or of a shard. Where 12 were killed (SIGKILL, at random moments in the
-first 15 seconds), each was started again 5 seconds later. Eight ranks at a time take each other for one machine; leases
-of the others have to stand still for 60 seconds.
-
-{checks}
-
-{verdict}
-
-{costs}
-"""
-
-ADVICE = """- **Give every rank a shard, then a few.** {rule}
-"""
+TEMPLATE = Path(__file__).with_name("page.md")
+VERDICT = (
+    "What was measured has what the model lacks: sleeps that end late and forks on a machine that "
+    "has other work, and kills whose shards other ranks take over at other moments."
+)
 
 
-def text(machine: dict, measured: dict, checks: list, tables: dict[str, list[Result]]) -> str:
-    """The page."""
-    return PAGE.format(
+def text(machine: dict, costs: dict, checks: list, tables: dict[str, list[Result]]) -> str:
+    """The page.
+
+    Args:
+        machine: see ``eval.speed.timing.machine``.
+        costs: see ``costs.costs``; ``checks``: see ``scenarios.checks``.
+        tables: name -> what was simulated for it.
+    """
+    off = {True: [0.0], False: [0.0]}
+    for job, measured, simulated in checks:
+        off[bool(job.kills)].append(abs(simulated.seconds / measured.seconds - 1))
+    small = {key(result): result for result in tables["50,000 images"]}
+    large = {key(result): result for result in tables["1,000,000 images"]}
+    looks = {
+        (r.job.storage, r.job.names): percent(r.looking_share())
+        for r in tables["polling"]
+        if r.job.ranks == 1024
+    }
+    failures = {(r.job.ranks, r.job.together): r for r in tables["failures"]}
+    fastest = best(tables["50,000 images"])
+
+    def sampling(result: Result) -> str:
+        return percent(result.sampling_share())
+
+    return TEMPLATE.read_text().format(
         machine=f"{machine['cores']} cores of {machine['device'].split(',')[0]}",
+        machine_cores=machine["cores"],
         commit=machine["commit"],
-        advice="",
-        verdict="",
-        gigabytes=1024 * 256 * 256 * 3 / scenarios.GPU / 1e9,
+        load=machine["load_average"],
+        end_250=sampling(large[64, 250]),
+        end_1000=sampling(large[64, 1000]),
+        end_2500=sampling(large[64, 2500]),
+        default_8=sampling(small[8, 500]),
+        default_64=sampling(small[64, 500]),
+        small_64=sampling(small[64, 50]),
+        shard_operations=STORING,
+        shards_per_second=NEAR.capacity / STORING,
+        tiny_seconds=f"{small[1024, 10].seconds:.1f}",
+        fifty_seconds=f"{small[1024, 50].seconds:.1f}",
+        ranks_256=f"{fastest[256].seconds:.1f}",
+        ranks_1024=f"{fastest[1024].seconds:.1f}",
+        alone_1024=sampling(failures[1024, False]),
+        together_1024=sampling(failures[1024, True]),
+        alone_64=sampling(failures[64, False]),
+        together_64=sampling(failures[64, True]),
+        lost_1024=percent(failures[1024, False].lost / failures[1024, False].job.images),
+        gigabytes=1024 * 256 * 256 * 3 / GPU / 1e9,
         sizes_small=report.sizes_table(tables["50,000 images"]),
         sizes_large=report.sizes_table(tables["1,000,000 images"]),
         sizes_cpu=report.sizes_table(tables["50,000 images, CPU"]),
+        looks_before=looks[NEAR, False],
+        looks_now=looks[NEAR, True],
+        slow_before=looks[FAR, False],
+        slow_now=looks[FAR, True],
+        looks_small=percent(fastest[1024].looking_share()),
         polling=report.polling_table(tables["polling"]),
         failures=report.failures_table(tables["failures"]),
+        cores=f"{max(measured.cores for _, measured, _ in checks):.2f}",
         checks=report.checks_table(checks),
-        costs=report.costs_table(measured),
+        off_most=percent(max(off[False])),
+        killed_most=percent(max(off[True])),
+        verdict=VERDICT,
+        costs=report.costs_table(costs),
     )
+
+
+def key(result: Result) -> tuple[int, int]:
+    return result.job.ranks, result.job.shard_size

@@ -54,7 +54,7 @@ def polling() -> list[Result]:
 
 def failures() -> list[Result]:
     """An hour of work while every rank dies once a day, and is restarted alone or with all."""
-    hour, shard = int(3600 / GPU), int(300 / GPU)
+    hour, shard = int(3600 / GPU), int(120 / GPU)
     return [
         simulate(job(ranks, hour * ranks, shard, failures_per_day=1.0, together=together))
         for together in (False, True)

@@ -90,7 +90,7 @@ def _is_given_up(simulation, rank: int, shard: int, watched: dict) -> bool:
     last, unchanged = watched.get(shard, (now, 0.0))
     same = not near and (now - last < BEAT if died is None else died < last)
     watched[shard] = now, unchanged + min(now - last, 3 * BEAT) if same else 0.0
-    if died is None or not near and watched[shard][1] < STALE:
+    if died is None or (not near and watched[shard][1] < STALE):
         return False
     folder.release(shard)
     return True

@@ -16,8 +16,8 @@ from tests.measure.scale import ways
 
 BEAT = 5.0  # seconds between two signs of life of a lease, as in stitch.runs.leases
 DAY = 86400.0
-# Operations to lease a shard and see what is there of it; and all of a shard. strace counts 34 calls
-# for one, 7 of which only ask for attributes.
+# Operations to lease a shard and see what is there of it; and all of a shard. strace counts 34
+# system calls for one, 7 of which only ask for attributes.
 LEASING, STORING = 3, 27
 
 

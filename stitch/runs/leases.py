@@ -57,8 +57,11 @@ class Leases:
     def path(self, shard: int) -> Path:
         return listing.named(self.folder, shard, listing.LEASE)
 
-    def take(self, shard: int) -> bool:
+    def take(self, shard: int, free: bool = False) -> bool:
         """Claim ``shard`` unless a live process holds it; return whether that succeeded.
+
+        Args:
+            free: whether it was seen without a lease: one that is there now is not read.
 
         Raises:
             ShardError: if the folder cannot be written to.
@@ -68,7 +71,7 @@ class Leases:
             return False
         with storing(path):
             file = _create(path)
-            if file is None and self.remove_abandoned(shard):
+            if file is None and not free and self.remove_abandoned(shard):
                 file = _create(path)
             if file is None:
                 return False
@@ -77,17 +80,15 @@ class Leases:
                 self._write(shard)
         return True
 
-    def suspects(self, shards: Sequence[int]) -> set[int]:
+    def suspects(self, shards: Sequence[int]) -> tuple[int, int]:
         """Of leased shards, the one seen unchanged for longest and the one unseen for longest.
 
-        The first of ``shards`` comes first where nothing is known.
+        Where nothing is known, the first of ``shards``, which has one at least.
         """
-        if not shards:
-            return set()
         never = (b"", -math.inf, 0.0)
         last_look = {shard: self._seen.get(shard, never)[1] for shard in shards}
         unchanged = {shard: self._seen.get(shard, never)[2] for shard in shards}
-        return {max(shards, key=unchanged.get), min(shards, key=last_look.get)}
+        return max(shards, key=unchanged.get), min(shards, key=last_look.get)
 
     def remove_abandoned(self, shard: int) -> bool:
         """Delete the lease on ``shard`` if its owner is dead; return whether there is none now."""

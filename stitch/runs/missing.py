@@ -3,7 +3,7 @@
 What a rank asks of the file system does not grow with the shards that are missing, but for the
 length of a directory listing, and there are few of those: a rank leases the shards of its own part
 one after the other and looks again when there are no more, or somebody was faster. A rank that
-waits for others reads two of their leases and looks again when one is gone.
+waits for others reads one of their leases at a time and looks again when one is gone.
 """
 
 import itertools
@@ -32,7 +32,7 @@ class Missing:
     """
 
     def __init__(self, folder: ShardFolder, num_images: int, only: int | None = None):
-        self.folder, self.num_images, self._only = folder, num_images, only
+        self.folder, self.num_images, self.only = folder, num_images, only
         self.shards = set(range(-(-num_images // folder.shard_size))) if only is None else {only}
         self.seen = listing.Listing()
         self._lengths: dict[int, int] = {}
@@ -43,8 +43,8 @@ class Missing:
 
         This is one listing, and the end of one shard if fewer images than a shard are wanted of it.
         """
-        if self._only is not None:
-            self._drop_if_whole(self._only)
+        if self.only is not None:
+            self._drop_if_whole(self.only)
             return
         self.seen = listing.look(self.folder.path)
         self.shards -= self.seen.stored - self.seen.short
@@ -122,10 +122,11 @@ class Search:
             ShardError: if the folder cannot be written to.
         """
         for shard in self._candidates:
-            if self.leases.take(shard):
+            free = self.missing.only is None and shard not in self.missing.seen.leased
+            if self.leases.take(shard, free):
                 self.outdated = True
                 return shard
-            if shard not in self.missing.seen.leased and not self._disturbed:
+            if free and not self._disturbed:
                 self._disturbed = self.outdated = True
         return None
 
@@ -144,17 +145,16 @@ class Search:
             yield from random.sample(sorted(free), min(_TRIES, len(free)))
 
     def may_go_on(self) -> bool:
-        """Whether a rank that found no shard to take should look again; reads two leases.
+        """Whether a rank that found no shard to take should look again; reads one lease.
 
-        There is something new as soon as one of them is gone. An abandoned one is deleted.
+        There is something new if it is gone. An abandoned one is deleted.
         """
         leased = self.missing.shards & self.missing.seen.leased
-        if leased != self.missing.shards:
+        if not leased or leased != self.missing.shards:
             return True  # others were faster: only a look tells how it stands
         # In any order at first, so that ranks share the watching.
         shuffled = random.sample(sorted(leased), len(leased))
-        watched = self.leases.suspects(shuffled)
-        return any(self.leases.remove_abandoned(shard) for shard in watched)
+        return self.leases.remove_abandoned(random.choice(self.leases.suspects(shuffled)))
 
     def pause(self, waited: float) -> float:
         """Seconds until a rank that has waited so long for others is to see to them again.

@@ -1,5 +1,6 @@
 """Real ranks, as many processes as wanted, that share a folder and sleep instead of sampling."""
 
+import logging
 import multiprocessing
 import os
 import resource
@@ -55,6 +56,7 @@ class Ranks:
         distributed.rank, distributed.world_size = lambda: rank, lambda: job.ranks
         distributed.is_main = lambda: False
         leases._machine = lambda: f"machine {rank // job.node}"
+        logging.disable(logging.WARNING)  # of ranks without a shard
         time.sleep(max(0.0, self.begins - time.monotonic()))
         fill(self.folder, job.images, lambda indices: self._sleep(rank, indices), job.batch_size)
         self.ended[rank] = time.monotonic()

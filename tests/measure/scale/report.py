@@ -11,7 +11,7 @@ from tests.measure.scale.simulation import Job, Result
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 else f"{100 * share:.3f} %"
+    return f"{100 * share:.{1 if share >= 0.001 or not share else 3}f} %"
 
 
 def costs_table(costs: dict[str, float]) -> str:

@@ -28,10 +28,12 @@ def by_names(simulation, rank: int) -> Generator[float, None, None]:
         while candidates:
             shard = candidates.pop(0)
             taken = shard not in leased and shard not in folder.owner
-            if not taken:
+            if shard in leased:
                 yield simulation.search(1 + OPENED)
                 taken = _is_given_up(simulation, rank, shard, watched)
-                if shard not in leased and alone:
+            elif not taken:
+                yield simulation.search(1)
+                if alone:
                     alone, outdated, candidates = False, True, []
             if taken and shard in folder.missing:
                 outdated, waiting_since = True, None
@@ -58,11 +60,9 @@ def _others(simulation) -> list[int]:
 
 def _may_go_on(simulation, rank: int, leased: set[int], watched: dict):
     """As ``missing.Search.may_go_on``."""
-    for shard in _suspects(simulation, watched, leased):
-        yield simulation.search(OPENED)
-        if _is_given_up(simulation, rank, shard, watched):
-            return True
-    return False
+    shard = simulation.random.choice(sorted(_suspects(simulation, watched, leased)))
+    yield simulation.search(OPENED)
+    return _is_given_up(simulation, rank, shard, watched)
 
 
 def _pause(simulation, leased: int, waited: float) -> float:

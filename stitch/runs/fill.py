@@ -14,12 +14,13 @@ from tqdm import tqdm
 
 from stitch.runs import distributed, interrupt
 from stitch.runs.leases import Leases
+from stitch.runs.missing import Missing, Search
 from stitch.runs.shards import ShardFolder
 
 log = logging.getLogger("fill")
 
 STORE_SECONDS = 60.0  # how much of a shard in hand a kill can cost
-POLL_SECONDS = 0.5
+SHOWN = 0.01  # of the main rank's time that may go into looking how far all ranks are
 
 # Global indices of a batch, its (B, H, W, C) uint8 images on the host, and B labels.
 Batch = tuple[range, np.ndarray, list[int]]
@@ -37,9 +38,8 @@ def begin(folder: ShardFolder, num_images: int) -> int:
     folder.mark(num_images)
     folder.remove_damaged(num_images, distributed.rank(), distributed.world_size())
     distributed.barrier()
-    missing = _Remaining(folder, num_images).images()
-    distributed.barrier()  # no rank finishes a shard before all have looked
-    return missing
+    # One rank looks, and no other begins before it has.
+    return distributed.from_main(lambda: Missing(folder, num_images).images())
 
 
 def fill(
@@ -54,6 +54,7 @@ def fill(
     """Return when all shards of ``num_images`` images are there, whoever made them.
 
     Args:
+        folder: one that ``begin`` has made ready.
         generate: the batches of a range of indices, in order.
         batch_size: images of a batch; of a shard that was interrupted, whole ones are kept.
         title: of the progress bar; without one there is none.
@@ -67,69 +68,82 @@ def fill(
         ShardError: if the folder cannot be written to.
         SystemExit: when interrupted, after the batch in hand; finished ones are stored.
     """
-    remaining = _Remaining(folder, num_images)
-    if only is not None:
-        remaining.shards = {s: there for s, there in remaining.shards.items() if s == only}
-    if not remaining.shards:
+    missing = Missing(folder, num_images, only)
+    if not missing.shards:
         return True
-    # Ranks begin apart from one another, so that few want the same shard.
-    first = distributed.rank() * len(remaining.shards) // distributed.world_size()
-    order = [*remaining.shards][first:] + [*remaining.shards][:first]
-    made = waited = False
+    made, waiting_since = False, None
     with (
         interrupt.interruptible() as interrupted,
         Leases(folder.path) as leases,
         _Writer() as writer,
-        _Bar(title, remaining, leases) as bar,
+        _Bar(title, missing, leases) as bar,
     ):
+        search = Search(missing, leases, distributed.rank(), distributed.world_size())
         while not interrupted():
-            remaining.look()
-            shard = next((s for s in order if s in remaining.shards and leases.take(s)), None)
+            shard = search.take()
             if shard is not None:
-                work = _Work(folder, shard, num_images, batch_size, facts or {})
+                work = _Work(missing, shard, batch_size, facts or {})
                 work.run(generate, leases, writer, bar, interrupted)
-                made = True
+                made, waiting_since = True, None
                 continue
             writer.wait()
-            remaining.look()
-            if only is not None:
-                return not remaining.shards
-            if not remaining.shards:
-                break
-            if not made and not waited:
-                log.warning(
-                    "rank %d of %d has no shard to make, all %d missing ones are taken; "
-                    "a smaller shard_size would give it work",
-                    distributed.rank(),
-                    distributed.world_size(),
-                    len(remaining.shards),
-                )
-            waited = True
-            bar.update()
-            time.sleep(POLL_SECONDS)
+            if not search.outdated:
+                if only is not None or not missing.shards:
+                    break
+                if waiting_since is None:
+                    waiting_since = time.monotonic()
+                    if not made:
+                        _warn(num_images, batch_size, len(missing.shards))
+                bar.update()
+                _sleep(search.pause(time.monotonic() - waiting_since), interrupted)
+                if not search.may_go_on():
+                    continue
+            search.look()
         else:
             return False
-    for shard in range(-(-num_images // folder.shard_size)):
-        leases.remove_abandoned(shard)  # of processes killed after their last shard
-    return True
+    missing.tidy(leases)
+    return not missing.shards
+
+
+def _warn(num_images: int, batch_size: int, shards: int) -> None:
+    """Say that this rank has nothing to do, and what would help."""
+    rank, ranks = distributed.rank(), distributed.world_size()
+    share = num_images // ranks // batch_size * batch_size
+    log.warning(
+        "rank %d of %d has no shard to make, all %d missing ones are taken; %s",
+        rank,
+        ranks,
+        shards,
+        f"shard_size={share} or less would give every rank one"
+        if share
+        else f"{num_images} images are fewer than a batch of {batch_size} for every rank: take "
+        "fewer ranks, or lower batch_size and shard_size",
+    )
+
+
+def _sleep(seconds: float, interrupted: Callable[[], bool]) -> None:
+    """Sleep, but notice soon when interrupted."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not interrupted():
+        time.sleep(min(left, 0.5))
 
 
 class _Work:
     """One leased shard: its images so far, and what is to be made."""
 
-    def __init__(
-        self, folder: ShardFolder, shard: int, num_images: int, batch_size: int, facts: dict
-    ):
-        self.folder, self.shard, self.batch_size, self.facts = folder, shard, batch_size, facts
-        self.indices = folder.indices(shard, num_images)
-        folder.remove_leftovers(shard)
+    def __init__(self, missing: Missing, shard: int, batch_size: int, facts: dict):
+        self.folder, self.shard, self.facts = missing.folder, shard, facts
+        self.indices = self.folder.indices(shard, missing.num_images)
+        missing.remove_leftovers(shard)
         self.images, self.labels = [], []
         self.made, self.seconds = 0, 0.0
-        there = folder.length(shard)
+        there = self.folder.length(shard)
+        if there >= self.folder.shard_size:
+            self.folder.unmark(shard)
         if there >= len(self.indices):
             self.indices = range(0)  # finished by another process before it was leased
         elif whole := there // batch_size * batch_size:
-            images, labels = folder.read(shard)
+            images, labels = self.folder.read(shard)
             self.images, self.labels = [images[:whole]], labels[:whole].tolist()
 
     def run(
@@ -169,33 +183,6 @@ class _Work:
         leases.release(self.shard)
 
 
-class _Remaining:
-    """Which shards are not whole yet, by what the folder shows.
-
-    Attributes:
-        shards: shard -> how many of its images are stored.
-    """
-
-    def __init__(self, folder: ShardFolder, num_images: int):
-        self.folder, self.num_images = folder, num_images
-        self.shards = dict.fromkeys(range(-(-num_images // folder.shard_size)), 0)
-        self.look()
-
-    def look(self) -> None:
-        for shard in list(self.shards):
-            self.shards[shard] = self.folder.length(shard)
-            if self.shards[shard] >= len(self.folder.indices(shard, self.num_images)):
-                del self.shards[shard]
-
-    def images(self, leased: dict[int, int] | None = None) -> int:
-        """How many images are not there, those that leases speak of not counted."""
-        return sum(
-            len(self.folder.indices(shard, self.num_images))
-            - max(there, (leased or {}).get(shard, 0))
-            for shard, there in self.shards.items()
-        )
-
-
 class _Writer:
     """One thread that stores shards while the next ones are made; at most one waits for it."""
 
@@ -224,17 +211,18 @@ class _Writer:
 class _Bar:
     """Progress of all ranks and launches, shown by the main rank: images, images/s, time left."""
 
-    def __init__(self, title: str, remaining: _Remaining, leases: Leases):
-        self.remaining, self.leases = remaining, leases
-        self.looked = time.monotonic()
-        total = remaining.num_images
+    def __init__(self, title: str, missing: Missing, leases: Leases):
+        self.missing, self.leases = missing, leases
+        self.shown = bool(title) and distributed.is_main()
+        self.looked, self.every = time.monotonic(), 1.0
+        total = missing.num_images
         self.bar = tqdm(
             desc=title,
             total=total,
-            initial=total - remaining.images(),
+            initial=total - missing.images() if self.shown else 0,
             unit="img",
             smoothing=0,
-            disable=not (title and distributed.is_main()),
+            disable=not self.shown,
         )
 
     def __enter__(self) -> "_Bar":
@@ -245,10 +233,12 @@ class _Bar:
         self.bar.close()
 
     def update(self, final: bool = False) -> None:
-        """Look at the folder, at most once a second."""
-        if self.bar.disable or (not final and time.monotonic() - self.looked < 1):
+        """Look at the folder and its leases, once a second or, if that takes long, less often."""
+        began = time.monotonic()
+        if not self.shown or (not final and began - self.looked < self.every):
             return
-        self.remaining.look()
-        there = self.remaining.num_images - self.remaining.images(self.leases.progress())
+        self.missing.look()
+        there = self.missing.num_images - self.missing.images(self.leases.progress())
         self.bar.update(max(0, there - self.bar.n))
         self.looked = time.monotonic()
+        self.every = max(1.0, (self.looked - began) / SHOWN)

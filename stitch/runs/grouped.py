@@ -14,6 +14,7 @@ from stitch.prefix import SharedPrefix
 from stitch.runs import distributed, interrupt
 from stitch.runs.fill import Batch, begin, fill
 from stitch.runs.generate import batches, sample_lacking, timing_facts
+from stitch.runs.missing import Missing
 from stitch.runs.run import Run
 from stitch.runs.warmup import prepare
 
@@ -108,7 +109,10 @@ def _share(
     first, *_ = going
     wanted = {run: set(run.samples.lacking(run.num_images)) for run in going}
     shards = sorted(set().union(*wanted.values()))
-    start = distributed.rank() * len(shards) // distributed.world_size()
+    rank, ranks = distributed.rank(), distributed.world_size()
+    start, end = (k * len(shards) // ranks for k in (rank, rank + 1))
+    own = set(shards[start:end])
+    left: set[int] | None = None  # what others have not taken, if that is known
     for run in going:
         prepare(run)
     images = sum(
@@ -122,6 +126,11 @@ def _share(
         disable=not distributed.is_main(),
     ) as bar:
         for shard in [*shards[start:], *shards[:start]]:
+            if shard not in own:
+                left = _left(going, failures) if left is None else left
+                if shard not in left:
+                    continue
+                left = None  # outdated when this one is made
             sharing.begin()
             for run in going:
                 if interrupted():
@@ -145,6 +154,13 @@ def _share(
                 if there is False:
                     break  # another process is at this shard and shares it by itself
     return sharing.counts()
+
+
+def _left(going: list[Run], failures: dict[str, str]) -> set[int]:
+    """Shards that some run lacks and nobody is at, by a look at the names in the runs' folders."""
+    missing = [Missing(run.samples, run.num_images) for run in going if run.id not in failures]
+    lacking = set().union(*(one.shards for one in missing))
+    return lacking.difference(*(one.seen.leased for one in missing))
 
 
 def attempt(failures: dict[str, str], run: Run, function, *arguments, **options):

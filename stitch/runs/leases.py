@@ -9,19 +9,20 @@ ended. Leases save work and protect nothing: two owners of one shard would store
 import contextlib
 import functools
 import json
+import math
 import os
-import re
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.files import where_known
-from stitch.runs.shards import storing
+from stitch.runs import listing
+from stitch.runs.owner import storing
 
-_SUFFIX = ".lease"
-_NAME = re.compile(r"shard-(\d+)\.lease")
 _WIDTH = 320  # bytes of every version of a lease, so that it can be overwritten in place
+_LONGEST_GAP = 3  # beats that may pass between two looks and count in full
 
 
 class Leases:
@@ -54,10 +55,13 @@ class Leases:
             self.release(shard)
 
     def path(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:06d}{_SUFFIX}"
+        return listing.named(self.folder, shard, listing.LEASE)
 
-    def take(self, shard: int) -> bool:
+    def take(self, shard: int, free: bool = False) -> bool:
         """Claim ``shard`` unless a live process holds it; return whether that succeeded.
+
+        Args:
+            free: whether it was seen without a lease: one that is there now is not read.
 
         Raises:
             ShardError: if the folder cannot be written to.
@@ -66,32 +70,46 @@ class Leases:
         if shard in self._held:
             return False
         with storing(path):
-            self.remove_abandoned(shard)
-            try:
-                file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            except FileExistsError:
+            file = _create(path)
+            if file is None and not free and self.remove_abandoned(shard):
+                file = _create(path)
+            if file is None:
                 return False
             with self._lock:
                 self._held[shard] = file, 0
                 self._write(shard)
         return True
 
-    def remove_abandoned(self, shard: int) -> None:
-        """Delete the lease on ``shard`` if its owner is dead."""
+    def suspects(self, shards: Sequence[int]) -> tuple[int, int]:
+        """Of leased shards, the one seen unchanged for longest and the one unseen for longest.
+
+        Where nothing is known, the first of ``shards``, which has one at least.
+        """
+        never = (b"", -math.inf, 0.0)
+        last_look = {shard: self._seen.get(shard, never)[1] for shard in shards}
+        unchanged = {shard: self._seen.get(shard, never)[2] for shard in shards}
+        return max(shards, key=unchanged.get), min(shards, key=last_look.get)
+
+    def remove_abandoned(self, shard: int) -> bool:
+        """Delete the lease on ``shard`` if its owner is dead; return whether there is none now."""
         text, lease = self._read(shard)
         if text is None or not self._abandoned(shard, text, lease):
-            return
+            return text is None
         path = self.path(shard)
         grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        with contextlib.suppress(FileNotFoundError):
+        try:
             path.rename(grave)
-            if grave.read_bytes() != text:
+            mistaken = grave.read_bytes() != text
+            if mistaken:
                 # Another observer was faster, and this is its own lease: put it back.
                 with contextlib.suppress(FileExistsError), where_known():
                     os.link(grave, path)
                 if not path.exists():
                     grave.rename(path)  # without hard links
             grave.unlink(missing_ok=True)
+        except FileNotFoundError:
+            return False
+        return not mistaken
 
     def report(self, shard: int, images: int) -> None:
         """Tell the others how many images of a leased shard are sampled."""
@@ -107,20 +125,21 @@ class Leases:
             self.path(shard).unlink(missing_ok=True)
 
     def progress(self) -> dict[int, int]:
-        """Images sampled so far of every leased shard."""
-        names = (_NAME.fullmatch(path.name) for path in self.folder.glob(f"shard-*{_SUFFIX}"))
-        shards = [int(name[1]) for name in names if name]
+        """Images sampled so far of every leased shard; reads as many files."""
+        shards = listing.look(self.folder).leased
         leases = {shard: self._read(shard)[1] for shard in shards}
         return {shard: lease.get("images", 0) for shard, lease in leases.items()}
 
     def _abandoned(self, shard: int, text: bytes, lease: dict) -> bool:
-        if lease and lease["machine"] and lease["machine"] == self._owner["machine"]:
-            return _started(lease["pid"]) != lease["started"]
         now = time.monotonic()
         last_text, last_look, unchanged = self._seen.get(shard, (None, now, 0.0))
+        here = bool(lease and lease["machine"] and lease["machine"] == self._owner["machine"])
         # A long gap between two looks counts little: this process or the file system may have hung.
-        unchanged = unchanged + min(now - last_look, self.beat_seconds) if text == last_text else 0
+        gap = min(now - last_look, _LONGEST_GAP * self.beat_seconds)
+        unchanged = unchanged + gap if text == last_text and not here else 0.0
         self._seen[shard] = text, now, unchanged
+        if here:
+            return _started(lease["pid"]) != lease["started"]
         return unchanged >= self.stale_seconds
 
     def _read(self, shard: int) -> tuple[bytes | None, dict]:
@@ -151,6 +170,14 @@ class Leases:
                     with contextlib.suppress(OSError):
                         self._write(shard)
                         os.fsync(file)  # other machines see it only then
+
+
+def _create(path: Path) -> int | None:
+    """A descriptor of the new file at ``path``; None if there is one."""
+    try:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return None
 
 
 @functools.cache

@@ -7,10 +7,7 @@ from pathlib import Path
 
 from models.errors import InputError
 from models.files import read_json
-
-
-class ShardError(InputError):
-    """A sample folder cannot be used for what was asked."""
+from stitch.runs.shard_file import ShardError
 
 
 @contextlib.contextmanager

@@ -4,11 +4,14 @@ A folder belongs to one run (``run.json``), which says how many images it is mea
 most that was ever asked for. Shard k holds the samples of global indices k * shard_size and up; it
 may hold fewer than it should, if fewer were wanted or its making was interrupted, and is then made
 longer. Asking for more images later adds to the folder, asking for fewer reads less of it.
+
+A shard of fewer images than ``shard_size`` has a mark beside it, made before it is stored and
+removed after it has been stored in full. So when ``remove_damaged`` has seen to a folder, names
+alone tell which shards are whole (see ``stitch.runs.missing``). A mark too many does no harm.
 """
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -19,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from models.files import create_exclusively, write_atomically
-from models.npz import Npz, NpzError
+from stitch.runs import listing, shard_file
 from stitch.runs.hashes import contents
-from stitch.runs.owner import ShardError, differences, encoded, read_owner, storing
+from stitch.runs.owner import differences, encoded, read_owner, storing
 from stitch.runs.records import content_hash
+from stitch.runs.shard_file import ShardError
 
 _TIMING = "timing.jsonl"
 _SETTLING = 2.0  # seconds until a run.json that another process has just made has its content
@@ -97,7 +101,7 @@ class ShardFolder:
         return range(start, min(start + self.shard_size, num_images))
 
     def shard_path(self, shard: int) -> Path:
-        return self.path / f"shard-{shard:06d}.npz"
+        return listing.named(self.path, shard, listing.SHARD)
 
     def missing(self, num_images: int) -> list[int]:
         """Shards that are not there, damaged, or hold fewer images than ``num_images`` need."""
@@ -146,18 +150,19 @@ class ShardFolder:
     def length(self, shard: int) -> int:
         """How many images ``shard`` says it has, 0 if it is absent or unreadable.
 
-        Only its end is read: other damage is for ``read`` and ``remove_damaged`` to find.
+        Other damage than that of its end is for ``read`` and ``remove_damaged`` to find.
         """
-        try:
-            with np.load(self.shard_path(shard), allow_pickle=False) as file:
-                return len(file["labels"])
-        except Exception:  # numpy and zipfile raise a dozen kinds on damaged bytes
-            return 0
+        return shard_file.length(self.shard_path(shard))
 
     def lacking(self, num_images: int) -> list[int]:
         """Shards that do not say that they have their part of ``num_images``; see ``length``."""
+        stored = listing.look(self.path).stored
         shards = range(-(-num_images // self.shard_size))
-        return [s for s in shards if self.length(s) < len(self.indices(s, num_images))]
+        return [
+            shard
+            for shard in shards
+            if shard not in stored or self.length(shard) < len(self.indices(shard, num_images))
+        ]
 
     def read(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """(n, H, W, C) uint8 images and (n,) int64 labels of ``shard``.
@@ -167,7 +172,7 @@ class ShardFolder:
             ShardError: if it is damaged, of another run, or of other indices.
         """
         path = self.shard_path(shard)
-        images, labels, start, run = _load(path)
+        images, labels, start, run = shard_file.load(path)
         if start != shard * self.shard_size or len(images) > self.shard_size:
             raise ShardError(f"{path} holds {len(images)} images of index {start} and up")
         if run not in (None, content_hash(self.run)):
@@ -175,17 +180,23 @@ class ShardFolder:
         return images, labels
 
     def remove_damaged(self, num_images: int, part: int = 0, parts: int = 1) -> list[int]:
-        """Verify every ``parts``-th shard from ``part`` on, and delete those that are damaged.
+        """Verify every ``parts``-th shard from ``part`` on; delete damaged, mark short ones.
 
         Returns:
             The shards deleted; they count as not made yet.
+
+        Raises:
+            ShardError: if the folder cannot be written to.
         """
         removed = []
+        stored = listing.look(self.path).stored
         for shard in range(part, -(-num_images // self.shard_size), parts):
+            if shard not in stored:
+                continue
             path = self.shard_path(shard)
             try:
                 before = path.stat()
-                self.read(shard)
+                short = len(self.read(shard)[1]) < len(self.indices(shard, num_images))
             except FileNotFoundError:
                 continue
             except ShardError:
@@ -193,12 +204,11 @@ class ShardFolder:
                     if os.path.samestat(before, path.stat()):  # no one has made it anew
                         path.unlink()
                 removed.append(shard)
+                continue
+            if short:
+                with storing(path):
+                    self._mark_short(shard)
         return removed
-
-    def remove_leftovers(self, shard: int) -> None:
-        """Delete what a killed process left of ``shard``; for who has leased it."""
-        for path in self.path.glob(f".{self.shard_path(shard).name}.*.tmp"):
-            path.unlink(missing_ok=True)
 
     def count(self) -> int:
         """How many images the run is meant to have; whether they are there, ``require`` tells.
@@ -222,24 +232,30 @@ class ShardFolder:
         """
         if self.length(shard) > len(labels):
             return
-        start = shard * self.shard_size
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            images=images,
-            labels=labels,
-            start=np.int64(start),
-            stop=np.int64(start + len(labels)),
-            run=np.array(content_hash(self.run)),
-            sha256=np.array(_digest(images, labels)),
-        )
+        start, run = shard * self.shard_size, content_hash(self.run)
+        data = shard_file.encode(images, labels, start, run)
+        short = len(labels) < self.shard_size
         with storing(self.shard_path(shard)):
             try:
-                write_atomically(self.shard_path(shard), buffer.getvalue())
+                if short:
+                    self._mark_short(shard)
+                write_atomically(self.shard_path(shard), data)
+                if short:
+                    self._mark_short(shard)  # again: another may have stored it in full meanwhile
+                else:
+                    self.unmark(shard)
             except FileNotFoundError:
                 # While this process hung, another has taken the shard over and tidied up.
                 if not self.path.is_dir():
                     raise
+
+    def _mark_short(self, shard: int) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        listing.named(self.path, shard, listing.SHORT).touch()
+
+    def unmark(self, shard: int) -> None:
+        """Say by its name that ``shard`` is full; for who has seen that it is."""
+        listing.named(self.path, shard, listing.SHORT).unlink(missing_ok=True)
 
     def log_timing(self, **facts) -> None:
         """Note how a shard was made, one JSON line; any number of ranks may do so at once."""
@@ -307,27 +323,8 @@ def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
         FileNotFoundError: if it is not there.
         ShardError: if it is damaged.
     """
-    images, labels, *_ = _load(path)
+    images, labels, *_ = shard_file.load(path)
     return images, labels
-
-
-def _load(path: Path) -> tuple[np.ndarray, np.ndarray, int, str | None]:
-    """Images, labels, the first global index, and the run's hash (None in the first shards)."""
-    file = Npz(io.BytesIO(path.read_bytes()), path)
-    try:
-        found = {name: file.read(name) for name in file.names()}
-    except NpzError as error:
-        raise ShardError(f"{path} is damaged: {error.__cause__ or error}") from error
-    try:
-        images, labels, digest = found["images"], found["labels"], str(found["sha256"])
-        start, run = int(found["start"]), str(found["run"]) if "run" in found else None
-        whole = _digest(images, labels) == digest
-        fits = images.dtype == np.uint8 and images.ndim == 4 and labels.shape == images.shape[:1]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ShardError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    if not whole or not fits:
-        raise ShardError(f"{path} is damaged: its checksum differs")
-    return images, labels, start, run
 
 
 def folder_digest(folder: ShardFolder, num_images: int) -> str:
@@ -336,10 +333,4 @@ def folder_digest(folder: ShardFolder, num_images: int) -> str:
     for images, labels in folder.part(0, num_images):
         for content in contents(images, labels):
             digest.update(content)
-    return digest.hexdigest()
-
-
-def _digest(images: np.ndarray, labels: np.ndarray) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
-    digest.update(np.ascontiguousarray(labels, dtype=np.int64).tobytes())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.errors import InputError
-from stitch.runs import distributed, interrupt
+from stitch.runs import distributed, interrupt, missing
 from stitch.runs import fill as filling
 from stitch.runs.fill import begin, fill
 from stitch.runs.shards import ShardError, ShardFolder, folder_digest
@@ -28,7 +28,7 @@ fork = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(filling, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(missing, "POLL_SECONDS", 0.01)
 
 
 def worker(path, num_images, rank, world, seconds, limit):

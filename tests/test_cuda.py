@@ -16,8 +16,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("wrappers", [[], [stitch.Forecast(2, 1, 1)]], ids=["alone", "cached"])
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm_solver"])
-def test_the_host_never_waits_inside_a_trajectory(name):
+def test_the_host_never_waits_inside_a_trajectory(name, wrappers):
     zoo = models.load_zoo("fashion", "cuda")
     sampler = samplers.create(name, 4, zoo.schedule)
     allocation = stitch.Allocation.from_fractions({"DiT-S": 0.5, "DiT-XL": 0.5}, 4)
@@ -30,7 +31,7 @@ def test_the_host_never_waits_inside_a_trajectory(name):
                 torch.cuda.set_sync_debug_mode("default")
 
         arguments = zoo.denoisers, sampler, allocation, labels, guidance, 0, range(8)
-        sample_latents(*arguments, callback=callback)
+        sample_latents(*arguments, callback=callback, wrappers=wrappers)
 
     last_state(trajectory_only=False)  # loads networks and kernels
     torch.cuda.set_sync_debug_mode("error")

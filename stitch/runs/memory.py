@@ -17,12 +17,15 @@ from models.cost import activation_bytes
 T = TypeVar("T")
 
 
-def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype) -> int:
+def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype, kept: int = 0) -> int:
     """A batch size of a denoiser that certainly fits into the free memory.
 
     Attention scores are counted, although fused attention does not store them: more may fit.
+
+    Args:
+        kept: how many results of its expensive part a cache keeps.
     """
-    return free_bytes(zoo.device) // activation_bytes(zoo.skeleton(name).to(dtype))
+    return free_bytes(zoo.device) // activation_bytes(zoo.skeleton(name).to(dtype), kept)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -39,9 +39,10 @@ class Forecast:
 
     Attributes:
         interval: every how many steps the networks are evaluated in full; 1: at all steps.
-        order: of the polynomial over the steps that forecasts: 0 holds the last one kept, 1 goes on
-            in a straight line. It goes through the last ``order + 1`` that were kept, or all if
-            there are fewer.
+        order: of the polynomial over the sampler's timesteps that forecasts: 0 holds the last one
+            kept, 1 goes on in a straight line. It goes through the last ``order + 1`` that were
+            kept, or all if there are fewer. Of those at one timestep, such as two of Heun's steps,
+            the last counts.
         warmup: how many steps are evaluated in full where everything has been forgotten.
 
     Raises:
@@ -121,48 +122,48 @@ class Forecast:
             for network in networks.values():
                 if afresh:
                     network.kept.clear()
-                network.step, network.forecast = step, forecasts[step]
+                network.t, network.forecast = trajectory.timesteps[step], forecasts[step]
             return cached(x, step)
 
         return answer
 
 
 class _Cached:
-    """A denoiser that answers ``step`` of a walk in full, or from what it kept at earlier ones."""
+    """A denoiser that answers at ``t`` of a walk in full, or from what it kept before."""
 
     def __init__(self, network, order: int):
         self._network, self._order = network, order
-        self.kept: dict[int, Tensor] = {}  # by step, the oldest first
-        self.step, self.forecast = 0, False
+        self.kept: dict[float, Tensor] = {}  # by the sampler's timestep
+        self.t, self.forecast = 0.0, False
 
     def __getattr__(self, name: str):
         return getattr(self._network, name)
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         if self.forecast and self.kept:
-            return self._network.reuse(extrapolate(self.kept, self.step), x, t, y)
-        output, self.kept[self.step] = self._network.evaluate(x, t, y)
+            return self._network.reuse(extrapolate(self.kept, self.t), x, t, y)
+        output, self.kept[self.t] = self._network.evaluate(x, t, y)
         if len(self.kept) > self._order + 1:
-            del self.kept[min(self.kept)]
+            del self.kept[max(self.kept)]  # the oldest: timesteps never increase
         return output
 
 
-def extrapolate(values: Mapping[int, Tensor], step: int) -> Tensor:
-    """The polynomial through ``values`` at their steps, at another ``step``.
+def extrapolate(values: Mapping[float, Tensor], t: float) -> Tensor:
+    """The polynomial through ``values`` at their timesteps, at another ``t``.
 
     By Aitken-Neville's scheme: the straight line through two neighbours, then that of two such
     results, and so on. It is Newton's polynomial of divided differences, but made of ``lerp`` only,
     which rounds once for each line, also in half precision.
 
     Args:
-        values: K tensors of one shape, by their different steps.
+        values: K tensors of one shape, by their timesteps.
     """
-    steps, lines = list(values), list(values.values())
-    for width in range(1, len(steps)):
+    times, lines = list(values), list(values.values())
+    for width in range(1, len(times)):
         lines = [
-            torch.lerp(*pair, (step - start) / (end - start))
+            torch.lerp(*pair, (t - start) / (end - start))
             for pair, start, end in zip(
-                itertools.pairwise(lines), steps[:-width], steps[width:], strict=True
+                itertools.pairwise(lines), times[:-width], times[width:], strict=True
             )
         ]
     return lines[0]

@@ -52,9 +52,12 @@ class Series:
         return kept
 
 
-def answers(function, forecast):
-    """The answers of a ``Series`` at evenly spaced timesteps, what is true, the full timesteps."""
-    network, timesteps = Series(function), [990.0 - 90 * step for step in range(11)]
+EVEN = [990.0 - 90 * step for step in range(11)]
+
+
+def answers(function, forecast, timesteps=EVEN):
+    """The answers of a ``Series``, what is true, and the timesteps that were evaluated in full."""
+    network = Series(function)
     allocation = Allocation.explicit("a" * len(timesteps))
     trajectory = Trajectory(
         {"a": network}, allocation, timesteps, torch.tensor([0]), Guidance(), aligned=False
@@ -88,6 +91,17 @@ def test_a_series_is_forecast_exactly_by_the_orders_that_can(function, orders):
         assert len(asked) < len(given)
         error = (given - true).abs().max().item()
         assert error < 1e-11 if order in orders else error > 0.1
+
+
+@pytest.mark.parametrize("interval, order, warmup", [(2, 1, 2), (3, 1, 3), (3, 2, 5), (5, 2, 5)])
+def test_timesteps_need_not_be_even_and_may_come_twice_as_those_of_heun(interval, order, warmup):
+    heun = samplers.create("heun", 8, "ddpm-linear").timesteps
+    assert len(set(heun)) < len(heun)
+    given, true, asked = answers(
+        (linear, quadratic)[order - 1], Forecast(interval, order, warmup), heun
+    )
+    assert len(asked) < len(given)
+    torch.testing.assert_close(given, true, rtol=1e-4, atol=1e-3)  # networks get float32 timesteps
 
 
 def test_where_few_were_kept_the_order_is_lower():

@@ -1,6 +1,7 @@
 """What runs cost before they are made: network evaluations, multiply-accumulates, hours."""
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,7 @@ class Cost:
     """What some runs cost, in all.
 
     Attributes:
-        evaluations: of networks, if every run were made by itself.
+        evaluations: of networks in full, if every run were made by itself.
         shared: without those that beginnings in common save, which is what is really made.
         macs: multiply-accumulates of those.
         hours: on each of several numbers of devices, of the one that works longest: a shard is
@@ -51,13 +52,14 @@ def cost(runs: Iterable[Run], tables: "Costs") -> Cost:
     total = Cost(0, 0, 0.0, (0.0,) * len(tables.devices))
     for group in groups(runs):
         first, count = group[0], group[0].num_images
-        names = shared_evaluations(run.evaluations for run in group)
-        seconds = tables.of(first).seconds_per_image(names, len(group)) * count
+        calls = shared_evaluations(run.calls for run in group)
+        macs = {call: cost for run in group for call, cost in run.macs.items()}
+        seconds = tables.of(first).seconds_per_image(calls, len(group)) * count
         shards = math.ceil(count / first.samples.shard_size)
         total += Cost(
             sum(len(run.networks) for run in group) * count,
-            len(names) * count,
-            float(sum(first.zoo.macs(name) for name in names) * count),
+            sum(call in first.zoo.specs for call in calls) * count,
+            float(sum(macs[call] for call in calls) * count),
             tuple(seconds / 3600 * math.ceil(shards / n) / shards for n in tables.devices),
         )
     return total
@@ -90,7 +92,7 @@ class Costs:
             table
             for table in self._measured
             if here.items() <= table.facts.items()
-            and set(run.networks) <= table.evaluation_seconds().keys()
+            and set(itertools.chain(*run.calls)) <= table.evaluation_seconds().keys()
         ]
         if usable:
             table = min(usable, key=lambda table: abs(table.batch - run.batch_size))
@@ -104,7 +106,8 @@ class Costs:
 
     def _stated(self, run: Run) -> CostTable:
         known, rate = self.throughput["ms_per_evaluation"], self.throughput["macs_per_second"]
-        table = CostTable.from_throughput({n: run.zoo.macs(n) for n in run.zoo.specs}, rate)
+        macs = {name: run.zoo.macs(name) for name in run.zoo.specs} | run.macs
+        table = CostTable.from_throughput(macs, rate)
         measured = {(name,): known[name] / 1e3 for name in run.zoo.specs if name in known}
         return dataclasses.replace(table, steps={**table.steps, **measured})
 

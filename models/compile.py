@@ -4,6 +4,7 @@ import time
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 # Inductor's settings by device type. On a CPU, frozen weights allow packed matrix products with
 # fused epilogues; on a GPU, a call is one CUDA graph.
@@ -14,14 +15,20 @@ class CompileError(RuntimeError):
     """A network could not be compiled; it is unchanged."""
 
 
-@torch.no_grad()
 def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
-    """Compile ``module.forward`` for the shapes of ``arguments``, in place.
+    """``compile_method`` for what a call of the module runs."""
+    return compile_method(module, "forward", *arguments)
+
+
+@torch.no_grad()
+def compile_method(module: nn.Module, method: str, *arguments: Tensor) -> float:
+    """Compile a method of ``module`` for the shapes of ``arguments``, in place.
 
     Weights must not change afterwards. A call with other shapes compiles those as well.
 
     Args:
-        module: in evaluation mode; afterwards it must be called without gradients.
+        module: in evaluation mode; afterwards the method must be called without gradients.
+        method: its name; it returns a tensor or a tuple of tensors.
         arguments: of the first call, which is made here.
 
     Returns:
@@ -38,19 +45,21 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
     started = time.perf_counter()
     device = next(module.parameters()).device.type
     shapes = tuple(argument.shape for argument in arguments)
-    known = vars(module).setdefault("compiled_shapes", set())
+    known = vars(module).setdefault("compiled_shapes", {}).setdefault(method, set())
     if shapes in known:
         return 0.0
-    if "forward" not in vars(module):
-        run = torch.compile(module.forward, dynamic=False)
-        # The next call of a CUDA graph overwrites its result, which samplers may still need.
-        module.forward = (lambda *inputs: run(*inputs).clone()) if device == "cuda" else run
+    if method not in vars(module):
+        run = torch.compile(getattr(module, method), dynamic=False)
+        # The next call of a CUDA graph overwrites its results, which samplers may still need.
+        copied = lambda *inputs: tree_map(torch.clone, run(*inputs))  # noqa: E731
+        setattr(module, method, copied if device == "cuda" else run)
     try:
         # Not as options of torch.compile: the tracer reads freezing from the configuration.
         with config.patch(_SETTINGS.get(device, {})):
-            module(*arguments)
+            getattr(module, method)(*arguments)
     except TorchDynamoException as error:
-        del module.forward, module.compiled_shapes
+        delattr(module, method)
+        del module.compiled_shapes[method]
         raise CompileError(_reason(error)) from error
     known.add(shapes)
     if device != "cpu":

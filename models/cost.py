@@ -2,10 +2,10 @@
 
 import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,16 +19,31 @@ def macs(denoiser: nn.Module) -> int:
     Matrix products, convolutions and both attention products count; elementwise operations,
     norms, softmax and look-ups do not. The "Gflops" of the DiT paper are these.
     """
+    return _counted(denoiser, *_example(denoiser))
+
+
+@torch.no_grad()
+def reuse_macs(denoiser: nn.Module) -> int:
+    """Multiply-accumulates of one ``reuse`` at batch 1; see ``DenoiserSpec.cacheable``."""
+    arguments = _example(denoiser)
+    _, kept = denoiser.evaluate(*arguments)
+    return _counted(denoiser.reuse, kept, *arguments)
+
+
+def _example(denoiser: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Arguments of a call for one image."""
     parameter = next(denoiser.parameters())
     shape, device = denoiser.spec.latent_shape, parameter.device
     x = torch.zeros(1, *shape, device=device, dtype=parameter.dtype)
-    t = torch.zeros(1, device=device)
-    y = torch.zeros(1, dtype=torch.int64, device=device)
+    return x, torch.zeros(1, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+
+
+def _counted(call: Callable[..., Tensor], *arguments: Tensor) -> int:
     # The counter sees the products of explicit attention only.
     fused = {torch.ops.mkldnn._linear_pointwise: _linear_flops}
     counter = FlopCounterMode(display=False, custom_mapping=fused)
     with sdpa_kernel(SDPBackend.MATH), counter:
-        denoiser(x, t, y)
+        call(*arguments)
     return counter.get_total_flops() // 2
 
 
@@ -38,13 +53,14 @@ def _linear_flops(x_shape, weight_shape, *_, **__) -> int:
 
 
 @torch.no_grad()
-def activation_bytes(skeleton: nn.Module) -> int:
+def activation_bytes(skeleton: nn.Module, kept: int = 0) -> int:
     """Peak bytes alive during one forward at batch 1, without the weights.
 
     Attention scores are counted, although fused attention does not store them.
 
     Args:
         skeleton: a denoiser on the meta device, in the precision it is run in.
+        kept: what ``evaluate`` keeps is alive beside it as often as this.
     """
     x = torch.empty(1, *skeleton.spec.latent_shape, device="meta")
     t = torch.empty(1, device="meta")
@@ -52,7 +68,7 @@ def activation_bytes(skeleton: nn.Module) -> int:
     weights = [tensor.untyped_storage() for tensor in skeleton.state_dict().values()]
     with sdpa_kernel(SDPBackend.MATH), _LiveBytes(weights) as live:
         skeleton(x, t, y)
-    return live.peak
+    return live.peak + (kept * skeleton.evaluate(x, t, y)[1].nbytes if kept else 0)
 
 
 class _LiveBytes(TorchDispatchMode):

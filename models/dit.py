@@ -127,6 +127,7 @@ class DiT(nn.Module):
             learn_sigma=learn_sigma,
             schedule=schedule,
             latent_space=latent_space,
+            cacheable=True,
         )
         self.patch_size = patch_size
         self.grid = (height // patch_size, width_latent // patch_size)
@@ -170,11 +171,37 @@ class DiT(nn.Module):
         Returns:
             (B, C, H, W) epsilon, or (B, 2C, H, W) epsilon and variance logits if ``learn_sigma``.
         """
+        c_BD = self._conditioning(t, y)
+        return self._head(self._trunk(x, c_BD), c_BD).to(x.dtype)
+
+    def evaluate(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``forward`` returns and, to be kept for ``reuse``, the tokens after all blocks.
+
+        Returns:
+            The prediction, and (B, N, D) tokens in the precision of the weights.
+        """
+        c_BD = self._conditioning(t, y)
+        x_BND = self._trunk(x, c_BD)
+        return self._head(x_BND, c_BD).to(x.dtype), x_BND
+
+    def reuse(self, kept_BND: Tensor, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Predict from tokens after all blocks, which ``evaluate`` returned or a cache forecast.
+
+        Only the conditioning and the final layer are computed; of ``x``, only the dtype matters.
+        """
+        return self._head(kept_BND, self._conditioning(t, y)).to(x.dtype)
+
+    def _conditioning(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.t_embedder(t) + self.y_embedder(y)
+
+    def _trunk(self, x: Tensor, c_BD: Tensor) -> Tensor:
         x_BND = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed
-        c_BD = self.t_embedder(t) + self.y_embedder(y)
         for block in self.blocks:
             x_BND = block(x_BND, c_BD)
-        return self._unpatchify(self.final_layer(x_BND, c_BD)).to(x.dtype)
+        return x_BND
+
+    def _head(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
+        return self._unpatchify(self.final_layer(x_BND, c_BD))
 
     def position_table(self) -> Tensor:
         """(1, N, D) float32: the fixed values of ``pos_embed``."""

@@ -27,6 +27,8 @@ class DenoiserSpec:
             ``embed_labels(y)`` returns them; else None.
         latent_space: name of the first stage whose latents it was trained on, its scale included
             (``sd-vae``: scaled by 0.18215); None for a zoo with a first stage of its own.
+        cacheable: True if it also has ``evaluate`` and ``reuse``, as ``models.dit.DiT`` has, by
+            which a cache spares most of the network at some steps.
     """
 
     latent_shape: tuple[int, int, int]
@@ -39,6 +41,7 @@ class DenoiserSpec:
     timestep_offset: float = 0.0
     label_width: int | None = None
     latent_space: str | None = None
+    cacheable: bool = False
 
 
 # Predictions that convert into one another given the state and its noise (Salimans & Ho 2022).

@@ -5,166 +5,12 @@ included. Shape suffixes: B batch, C channels, H W size, N = H W tokens, D width
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dit import timestep_sinusoid
 from models.errors import InputError
 from models.spec import DenoiserSpec
-
-
-class ResBlock(nn.Module):
-    """Two convolutions; the time embedding is added between them."""
-
-    def __init__(self, channels: int, time_width: int, out_channels: int, norm_groups: int):
-        super().__init__()
-        self.in_layers = nn.Sequential(
-            nn.GroupNorm(norm_groups, channels),
-            nn.SiLU(),
-            nn.Conv2d(channels, out_channels, 3, padding=1),
-        )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_width, out_channels))
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(norm_groups, out_channels),
-            nn.SiLU(),
-            nn.Identity(),  # dropout, which published models do not use
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
-        )
-        same = channels == out_channels
-        self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
-
-    def forward(self, x_BCHW: Tensor, time_BD: Tensor) -> Tensor:
-        h_BCHW = self.in_layers(x_BCHW) + self.emb_layers(time_BD)[:, :, None, None]
-        return self.skip_connection(x_BCHW) + self.out_layers(h_BCHW)
-
-
-class Attention(nn.Module):
-    """Multi-head attention of tokens to a context, or to themselves."""
-
-    def __init__(self, width: int, context_width: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(context_width, width, bias=False)
-        self.to_v = nn.Linear(context_width, width, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(width, width))
-
-    def forward(self, x_BND: Tensor, context_BKD: Tensor) -> Tensor:
-        def heads(tokens: Tensor) -> Tensor:  # (B, N, D) -> (B, heads, N, D / heads)
-            return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-        q = heads(self.to_q(x_BND))
-        k, v = heads(self.to_k(context_BKD)), heads(self.to_v(context_BKD))
-        if context_BKD.shape[1] == 1:  # a class: the values are broadcast, not multiplied
-            scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
-            mixed = scores.softmax(dim=-1) * v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(mixed.transpose(1, 2).flatten(2))
-
-
-class GEGLU(nn.Module):
-    """Gated linear unit: value half times the (exact) GELU of the gate half."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.proj = nn.Linear(width, 2 * hidden)
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        value, gate = self.proj(x_BND).chunk(2, dim=-1)
-        return value * F.gelu(gate)
-
-
-class FeedForward(nn.Module):
-    """The MLP of a transformer block, four times as wide inside."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.net = nn.Sequential(
-            GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        return self.net(x_BND)
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention, attention to the context, MLP; each pre-norm and residual."""
-
-    def __init__(self, width: int, context_width: int, num_heads: int):
-        super().__init__()
-        self.attn1 = Attention(width, width, num_heads)
-        self.ff = FeedForward(width)
-        self.attn2 = Attention(width, context_width, num_heads)
-        self.norm1 = nn.LayerNorm(width)
-        self.norm2 = nn.LayerNorm(width)
-        self.norm3 = nn.LayerNorm(width)
-
-    def forward(self, x_BND: Tensor, context_BKD: Tensor) -> Tensor:
-        h_BND = self.norm1(x_BND)
-        x_BND = x_BND + self.attn1(h_BND, h_BND)
-        x_BND = x_BND + self.attn2(self.norm2(x_BND), context_BKD)
-        return x_BND + self.ff(self.norm3(x_BND))
-
-
-class SpatialTransformer(nn.Module):
-    """A transformer block on the pixels of a feature map."""
-
-    def __init__(self, channels: int, context_width: int, num_heads: int, norm_groups: int):
-        super().__init__()
-        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(channels, context_width, num_heads)]
-        )
-        self.proj_out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x_BCHW: Tensor, context_BKD: Tensor) -> Tensor:
-        h_BND = self.proj_in(self.norm(x_BCHW)).flatten(2).transpose(1, 2)
-        for block in self.transformer_blocks:
-            h_BND = block(h_BND, context_BKD)
-        h_BCHW = h_BND.transpose(1, 2).unflatten(2, x_BCHW.shape[2:])
-        return x_BCHW + self.proj_out(h_BCHW)
-
-
-class Downsample(nn.Module):
-    """Half the size (rounded up) by a strided convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.op(x_BCHW)
-
-
-class Upsample(nn.Module):
-    """Nearest neighbour to the size of the next skip, then a convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x_BCHW: Tensor, size: torch.Size) -> Tensor:
-        return self.conv(F.interpolate(x_BCHW, size=size))
-
-
-class Layers(nn.Sequential):
-    """A sequence of layers, each called with the arguments it takes."""
-
-    def forward(
-        self, x_BCHW: Tensor, time_BD: Tensor, context_BKD: Tensor, size: torch.Size
-    ) -> Tensor:
-        for layer in self:
-            if isinstance(layer, ResBlock):
-                x_BCHW = layer(x_BCHW, time_BD)
-            elif isinstance(layer, SpatialTransformer):
-                x_BCHW = layer(x_BCHW, context_BKD)
-            elif isinstance(layer, Upsample):
-                x_BCHW = layer(x_BCHW, size)
-            else:
-                x_BCHW = layer(x_BCHW)
-        return x_BCHW
+from models.unet_layers import Downsample, Layers, ResBlock, SpatialTransformer, Upsample
 
 
 class UNet(nn.Module):
@@ -239,18 +85,36 @@ class UNet(nn.Module):
             nn.init.zeros_(convolution.bias)
 
     def forward(self, x_BCHW: Tensor, t: Tensor, context_BKD: Tensor) -> Tensor:
-        sinusoid = timestep_sinusoid(t, self.model_channels).to(x_BCHW.dtype)
-        time_BD = self.time_embed(sinusoid)
+        return self.evaluate(x_BCHW, t, context_BKD)[0]
+
+    def evaluate(self, x_BCHW: Tensor, t: Tensor, context_BKD: Tensor) -> tuple[Tensor, Tensor]:
+        """The output, and what enters the last output block from below: the deep branch."""
+        time_BD = self._time(t, x_BCHW)
         skips = []
         for block in self.input_blocks:
             x_BCHW = block(x_BCHW, time_BD, context_BKD, x_BCHW.shape[2:])
             skips.append(x_BCHW)
         x_BCHW = self.middle_block(x_BCHW, time_BD, context_BKD, x_BCHW.shape[2:])
-        for block in self.output_blocks:
+        *deep, _ = self.output_blocks
+        for block in deep:
             x_BCHW = torch.cat([x_BCHW, skips.pop()], dim=1)
-            size = skips[-1].shape[2:] if skips else x_BCHW.shape[2:]
-            x_BCHW = block(x_BCHW, time_BD, context_BKD, size)
-        return self.out(x_BCHW)
+            x_BCHW = block(x_BCHW, time_BD, context_BKD, skips[-1].shape[2:])
+        return self._last(x_BCHW, skips.pop(), time_BD, context_BKD), x_BCHW
+
+    def reuse(self, kept_BCHW: Tensor, x_BCHW: Tensor, t: Tensor, context_BKD: Tensor) -> Tensor:
+        """The output, with only the first input block and the last output block computed anew."""
+        time_BD = self._time(t, x_BCHW)
+        skip_BCHW = self.input_blocks[0](x_BCHW, time_BD, context_BKD, x_BCHW.shape[2:])
+        return self._last(kept_BCHW, skip_BCHW, time_BD, context_BKD)
+
+    def _time(self, t: Tensor, x_BCHW: Tensor) -> Tensor:
+        return self.time_embed(timestep_sinusoid(t, self.model_channels).to(x_BCHW.dtype))
+
+    def _last(
+        self, deep_BCHW: Tensor, skip_BCHW: Tensor, time_BD: Tensor, context_BKD: Tensor
+    ) -> Tensor:
+        x_BCHW = torch.cat([deep_BCHW, skip_BCHW], dim=1)
+        return self.out(self.output_blocks[-1](x_BCHW, time_BD, context_BKD, x_BCHW.shape[2:]))
 
 
 class LDM(nn.Module):
@@ -305,6 +169,7 @@ class LDM(nn.Module):
             schedule=schedule,
             label_width=context_width,
             latent_space=latent_space,
+            cacheable=True,
         )
         unet = UNet(
             latent_shape[0],
@@ -334,10 +199,34 @@ class LDM(nn.Module):
         Returns:
             (B, C, H, W) epsilon.
         """
+        return self.unet(*self._native(x, t, y)).to(x.dtype)
+
+    def evaluate(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``forward`` returns and, to be kept for ``reuse``, the deep branch.
+
+        That is all but the first input block and the last output block, which the shallowest skip
+        connects: where DeepCache cuts this U-Net (Ma et al. 2023, arXiv 2312.00858).
+
+        Returns:
+            The prediction, and the (B, channels, H, W) input of the last output block without its
+            skip, in the precision of the weights.
+        """
+        output, kept = self.unet.evaluate(*self._native(x, t, y))
+        return output.to(x.dtype), kept
+
+    def reuse(self, kept_BCHW: Tensor, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Predict from the deep branch, which ``evaluate`` returned or a cache forecast."""
+        return self.unet.reuse(kept_BCHW, *self._native(x, t, y)).to(x.dtype)
+
+    @property
+    def unet(self) -> UNet:
+        return self.model["diffusion_model"]
+
+    def _native(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Arguments of the U-Net, in the precision of the weights."""
         weight = self.cond_stage_model["embedding"].weight
         embedding_BD = self.embed_labels(y) if y.dim() == 1 else y.to(weight.dtype)
-        unet = self.model["diffusion_model"]
-        return unet(x.to(weight.dtype), t, embedding_BD.unsqueeze(1)).to(x.dtype)
+        return x.to(weight.dtype), t, embedding_BD.unsqueeze(1)
 
     def embed_labels(self, y: Tensor) -> Tensor:
         """(B,) int64 labels -> (B, context_width) class embeddings, the U-Net's context."""

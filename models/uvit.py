@@ -83,6 +83,7 @@ class UViT(nn.Module):
             schedule=schedule,
             timestep_offset=timestep_offset,
             latent_space=latent_space,
+            cacheable=True,
         )
         self.width, self.patch_size = width, patch_size
         self.grid = (height // patch_size, width_latent // patch_size)
@@ -126,6 +127,26 @@ class UViT(nn.Module):
         Returns:
             (B, C, H, W) epsilon.
         """
+        return self._head(self._trunk(x, t, y)).to(x.dtype)
+
+    def evaluate(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``forward`` returns and, to be kept for ``reuse``, the tokens after all blocks.
+
+        Returns:
+            The prediction, and (B, N, D) tokens in the precision of the weights.
+        """
+        x_BND = self._trunk(x, t, y)
+        return self._head(x_BND).to(x.dtype), x_BND
+
+    def reuse(self, kept_BND: Tensor, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Predict from tokens after all blocks, which ``evaluate`` returned or a cache forecast.
+
+        Only the output layers are computed; of ``x``, only the dtype matters, and ``t`` and ``y``
+        do not.
+        """
+        return self._head(kept_BND).to(x.dtype)
+
+    def _trunk(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         patches_BND = self.patch_embed(x.to(self.pos_embed.dtype))
         time_BD = timestep_sinusoid(t, self.width).to(self.pos_embed.dtype)
         time_B1D = time_BD.expand(len(x), -1).unsqueeze(1)
@@ -138,8 +159,11 @@ class UViT(nn.Module):
         x_BND = self.mid_block(x_BND)
         for block in self.out_blocks:
             x_BND = block(x_BND, skips.pop())
+        return x_BND
+
+    def _head(self, x_BND: Tensor) -> Tensor:
         patches_BND = self.decoder_pred(self.norm(x_BND))[:, self.num_extra :]
-        return self.final_layer(self._unpatchify(patches_BND)).to(x.dtype)
+        return self.final_layer(self._unpatchify(patches_BND))
 
     def _unpatchify(self, x_BND: Tensor) -> Tensor:
         (rows, columns), p = self.grid, self.patch_size

@@ -1,6 +1,6 @@
 """Zoos: denoisers that share data, latent space and first stage, ordered by cost."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from models.checkpoint import load_checkpoint
 from models.classes import Classes
-from models.cost import macs
+from models.cost import macs, reuse_macs
 from models.errors import InputError
 from models.files import sha256_of
 from models.first_stage import CONFIGURATIONS as FIRST_STAGES
@@ -127,7 +127,7 @@ class Zoo:
         self._check()
         self.denoisers = _Lazy(list(card.denoisers), self._load_denoiser)
         self._networks: dict[str, nn.Module] = {}
-        self._macs: dict[str, int] = {}
+        self._macs: dict[tuple[str, Callable], int] = {}
         self._sha256: dict[str, str] = {}
 
     @property
@@ -169,9 +169,16 @@ class Zoo:
 
     def macs(self, name: str) -> int:
         """Multiply-accumulates of one forward of a denoiser at batch 1; see ``models.cost``."""
-        if name not in self._macs:
-            self._macs[name] = macs(self.skeleton(name))
-        return self._macs[name]
+        return self._counted(name, macs)
+
+    def reuse_macs(self, name: str) -> int:
+        """Those of a denoiser when a cache forecasts most of it; see ``models.cost``."""
+        return self._counted(name, reuse_macs)
+
+    def _counted(self, name: str, count: Callable[[nn.Module], int]) -> int:
+        if (name, count) not in self._macs:
+            self._macs[name, count] = count(self.skeleton(name))
+        return self._macs[name, count]
 
     def skeleton(self, name: str) -> nn.Module:
         """The network ``name`` without storage: on the meta device."""

@@ -1,6 +1,7 @@
 """Trajectory stitching: which denoiser takes which part of the sampling trajectory."""
 
 from stitch.allocation import Allocation, simplex
+from stitch.cache import Forecast
 from stitch.pareto import pareto_frontier
 from stitch.prefix import SharedPrefix, shared_evaluations
 from stitch.sampling import sample
@@ -8,6 +9,7 @@ from stitch.trajectory import Trajectory, Wrapper, evaluations
 
 __all__ = [
     "Allocation",
+    "Forecast",
     "SharedPrefix",
     "Trajectory",
     "Wrapper",

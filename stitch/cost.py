@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from stitch.allocation import Allocation, simplex
 
-Evaluations = Sequence[tuple[str, ...]]  # the denoisers of every step; see ``stitch.evaluations``
+# The calls of every step: see ``stitch.evaluations`` and, for caches, ``Forecast.calls``.
+Evaluations = Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,8 @@ class CostTable:
 
     Attributes:
         batch: images computed together.
-        steps: the denoisers evaluated at a step -> seconds of such a step. A guided step counts as
-            one: ``("DiT-S", "DiT-S")``.
+        steps: what is called at a step -> seconds of such a step. A guided step counts as one:
+            ``("DiT-S", "DiT-S")``. A forecast is a call as well (see ``stitch.cache.forecast_of``).
         once: seconds per batch outside the denoisers: noise, the sampler's arithmetic, decoding.
         facts: what was measured, on what and when; or what was assumed instead.
     """

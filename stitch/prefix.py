@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from models.errors import InputError
 from samplers.sampler import Denoise
 from stitch.trajectory import Trajectory
 
@@ -31,7 +32,17 @@ class SharedPrefix:
         self._kept: list[tuple[tuple[str, ...], Tensor]] = []  # by step: evaluated, predicted
 
     def wrap(self, denoise: Denoise, trajectory: Trajectory) -> Denoise:
-        """See ``stitch.trajectory.Wrapper``."""
+        """See ``stitch.trajectory.Wrapper``.
+
+        Raises:
+            InputError: if ``denoise`` is another wrapper, such as a cache, whose answers depend on
+                the steps that it has seen before.
+        """
+        if denoise is not trajectory:
+            raise InputError(
+                "a SharedPrefix must stand next to the trajectory, first in wrappers; it cannot be "
+                "combined with a cache"
+            )
         following = False
 
         def answer(x: Tensor, step: int) -> Tensor:

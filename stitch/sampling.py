@@ -50,7 +50,8 @@ def sample(
         alignment: how denoisers of another noise schedule than the sampler's are called: at the
             timestep with the same ``log-snr``, or (naively) at the same ``timestep``.
         callback: called after every step with ``step, t, x, x_0, denoiser, nfe``: the state and
-            the prediction (B, C, H, W), the step's owner, network evaluations so far.
+            the prediction (B, C, H, W), the step's owner, network evaluations so far, of which
+            wrappers may have saved some.
         wrappers: layers between sampler and trajectory, such as a ``SharedPrefix``; the outermost
             last.
 

@@ -31,9 +31,10 @@ def waiting_is_an_error():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("cache", [[], ["cache=forecast", "cache.interval=2"]], ids=["", "cached"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver", "pndm", "heun"])
-def test_the_host_never_waits_for_what_it_launches(sampler):
-    config = compose("sample", f"sampler={sampler}", "sampler.steps=4", "batch_size=8")
+def test_the_host_never_waits_for_what_it_launches(sampler, cache):
+    config = compose("sample", f"sampler={sampler}", "sampler.steps=4", "batch_size=8", *cache)
     run = build.create(config, build.load_zoo(config, CUDA))
     expected, _ = run.images(range(8))  # loads networks and kernels
     with waiting_is_an_error():

@@ -196,6 +196,14 @@ def latency_command(points: list[Point]) -> str:
     if settings["schedule"] != run.zoo.schedule:
         words.append(f"schedule={settings['schedule']}")
     words += [f"guidance.scale={run.guidance.scale:g}", f"precision={precision[settings['dtype']]}"]
+    if run.cache:
+        # Of order 0, which is cache=deep, the interval is the only setting.
+        words.append("cache=forecast" if run.cache.order else "cache=deep")
+        words += [
+            f"cache.{name}={value}"
+            for name, value in settings["cache"].items()
+            if run.cache.order or name == "interval"
+        ]
     allocations = ",".join(str(point.run.allocation) for point in points)
     return f"python -m scripts.latency {' '.join(words)} 'allocations=[{allocations}]'"
 

@@ -99,7 +99,7 @@ def find_records(config: DictConfig, points: list[Run]) -> dict[str, dict]:
 
 def rank(points: list[Run], costs: CostTable, records: dict[str, dict]) -> list[Choice]:
     """Every run with its predicted time, the best first."""
-    walked = [run.evaluations for run in points]
+    walked = [run.calls for run in points]
     seconds = [costs.seconds(steps) for steps in walked]
     metrics = [records.get(run.id, {}).get("metrics") for run in points]
     recorded = [i for i, values in enumerate(metrics) if values]
@@ -109,7 +109,7 @@ def rank(points: list[Run], costs: CostTable, records: dict[str, dict]) -> list[
             [seconds[i] for i in recorded], [metrics[i]["fid"] for i in recorded]
         )
     }
-    macs = {name: run.zoo.macs(name) for run in points for name in dict.fromkeys(run.networks)}
+    macs = {call: cost for run in points for call, cost in run.macs.items()}
     choices = [
         Choice(run, seconds[i], lateness(walked[i], macs), metrics[i], i in frontier)
         for i, run in enumerate(points)

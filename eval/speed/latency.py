@@ -58,6 +58,7 @@ def setting(config: DictConfig, run: Run) -> dict:
         "compile": config.compile,
         "batch_size": config.batch_size,
         "device": devices.name(run.zoo.device),
+        **{name: value for name, value in run.settings.items() if name == "cache"},
     }
 
 
@@ -141,6 +142,7 @@ def _peak_memory(config: dict) -> dict[str, float]:
     return memory.peak_mb(device)
 
 
+@torch.no_grad()
 def measure_costs(config: DictConfig, points: Sequence[Run], batch: int) -> CostTable:
     """The cost table of the steps that ``points`` are made of, measured at one batch size.
 
@@ -150,18 +152,23 @@ def measure_costs(config: DictConfig, points: Sequence[Run], batch: int) -> Cost
     """
     for run in points:
         prepare(run)
-    indices, examples = range(batch), {}  # denoisers of a step -> a trajectory, number of the step
+    indices, examples = range(batch), {}  # calls of a step -> a run, number of the step
     for run in points:
-        for number, step in enumerate(run.evaluations):
-            examples.setdefault(step, (run.trajectory(indices), number))
+        for number, step in enumerate(run.calls):
+            examples.setdefault(step, (run, number))
     cheapest = min(points, key=lambda run: run.cost()["macs_per_image"])
     device = cheapest.zoo.device
     x = torch.randn(batch, *cheapest.zoo.specs[cheapest.networks[0]].latent_shape).to(device)
-    prefix = SharedPrefix()
-    # From the second walk on every prediction is cached: what is left is all but the denoisers.
-    tasks = {(): lambda: cheapest.images(indices, [prefix])}
-    for step, (trajectory, number) in examples.items():
-        tasks[step] = torch.no_grad()(lambda t=trajectory, n=number: t(x, n))
+    uncached, prefix = dataclasses.replace(cheapest, cache=None), SharedPrefix()
+    # From the second walk on every prediction is known: what is left is all but the denoisers.
+    tasks = {(): lambda: uncached.images(indices, [prefix])}
+    for step, (run, number) in examples.items():
+        denoise = run.denoise(indices)
+        if step != run.evaluations[number]:
+            # The first forecast of its kind: what precedes it are the evaluations to warm up.
+            for before in range(number - run.cache.warmup, number):
+                denoise(x, before)
+        tasks[step] = lambda d=denoise, n=number: d(x, n)
     seconds = timing.in_turn(tasks, config.repetitions, device)
     medians = {step: statistics.median(values) for step, values in seconds.items()}
     facts = {

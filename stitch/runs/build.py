@@ -47,6 +47,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
     log_snr = sampler.schedule.log_snr(sampler.timesteps)
     walked = stitch.evaluations(allocation, guidance, log_snr)
     networks = list(dict.fromkeys(name for step in walked for name in step))
+    cache = _cache(config, zoo, walked)
     if not allocation.switches and "history" in chosen:
         chosen["history"] = "keep"  # no other denoiser's history to restart from
     guidance_settings = {
@@ -67,6 +68,8 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
         "dtype": str(zoo.dtype).removeprefix("torch."),
         "quantisation": zoo.quantisation,
     }
+    if cache:  # runs without one are named as they were before there were any
+        settings["cache"] = dataclasses.asdict(cache)
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(settings)
     batch_size = automatic(zoo, path, config.shard_size, probe) if auto else config.batch_size
     return Run(
@@ -81,6 +84,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
         batch_size,
         ShardFolder(path, settings, config.shard_size, batch_size if auto else None),
         config.compile,
+        cache,
     )
 
 
@@ -105,6 +109,16 @@ def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
         if group[setting] is not None
     }
     return samplers.Guidance(scale, channels, group.guide or zoo.unconditional, **intervals)
+
+
+def _cache(
+    config: DictConfig, zoo: models.Zoo, walked: list[tuple[str, ...]]
+) -> stitch.Forecast | None:
+    cache = stitch.Forecast(**config.cache)
+    if cache.interval == 1:
+        return None  # every step is evaluated in full, whatever else it says
+    cache.check(zoo.specs, walked)
+    return cache
 
 
 def _label_rule(rule, classes: Classes) -> str | list[int]:

@@ -22,10 +22,14 @@ log = logging.getLogger("together")
 
 
 def groups(runs: Iterable[Run]) -> list[list[Run]]:
-    """Runs that differ in their allocations only, each group in the order that shares most."""
-    found: dict[str, list[Run]] = {}
+    """Runs that differ in their allocations only, each group in the order that shares most.
+
+    A run with a cache is alone: behind a beginning that another run made, its cache would lack what
+    it keeps of the steps there.
+    """
+    found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        found.setdefault(run.prefix_key, []).append(run)
+        found.setdefault((run.prefix_key, run.id if run.cache else ""), []).append(run)
     return [sorted(group, key=lambda run: run.allocation.steps) for group in found.values()]
 
 

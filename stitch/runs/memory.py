@@ -17,15 +17,18 @@ from models.cost import activation_bytes
 T = TypeVar("T")
 
 
-def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype) -> int:
+def fitting(zoo: models.Zoo, name: str, dtype: torch.dtype, kept: int = 0) -> int:
     """A batch size of a denoiser that certainly fits into the free memory.
 
     Attention scores are counted, although fused attention does not store them, and so are weights
     that may be there already: more may fit.
+
+    Args:
+        kept: how many results of its expensive part a cache keeps.
     """
     skeleton = zoo.skeleton(name).to(dtype)
     weights = sum(parameter.nbytes for parameter in skeleton.parameters())
-    return max(0, free_bytes(zoo.device) - weights) // activation_bytes(skeleton)
+    return max(0, free_bytes(zoo.device) - weights) // activation_bytes(skeleton, kept)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -14,12 +14,14 @@ import models
 import samplers
 from models.errors import InputError
 from samplers.noise import random_labels
+from samplers.sampler import Denoise
 from stitch.allocation import Allocation
+from stitch.cache import Forecast, forecast_of
 from stitch.runs import devices, memory
 from stitch.runs.records import content_hash
 from stitch.runs.shards import ShardFolder
-from stitch.sampling import decoded, launch_latents, stitched
-from stitch.trajectory import Trajectory, Wrapper, evaluations
+from stitch.sampling import Walk, decoded, launch_latents, stitched
+from stitch.trajectory import Wrapper, evaluations
 from stitch.transfer import Arriving, onto
 
 
@@ -34,6 +36,7 @@ class Run:
         num_images, batch_size: how many images, and how many are computed together.
         samples: the folder of the images.
         compile: whether networks are compiled first; it changes rounding only.
+        cache: what forecasts most steps, if anything does.
     """
 
     zoo: models.Zoo
@@ -47,6 +50,7 @@ class Run:
     batch_size: int
     samples: ShardFolder
     compile: bool = False
+    cache: Forecast | None = None
 
     @cached_property
     def id(self) -> str:
@@ -91,16 +95,37 @@ class Run:
         return evaluations(self.allocation, self.guidance, log_snr)
 
     @cached_property
+    def calls(self) -> list[tuple[str, ...]]:
+        """``evaluations``, with a cache its ``calls``: what the time of every step depends on."""
+        return self.cache.calls(self.evaluations) if self.cache else self.evaluations
+
+    @cached_property
     def networks(self) -> list[str]:
-        """The network calls for one image in order, each by its denoiser's name."""
-        return [name for step in self.evaluations for name in step]
+        """The full network calls for one image in order, each by its denoiser's name."""
+        return [name for step in self.calls for name in step if name in self.zoo.specs]
+
+    @cached_property
+    def macs(self) -> dict[str, int]:
+        """Multiply-accumulates of each of the ``calls`` for one image."""
+        names = dict.fromkeys(self.networks)
+        full = {name: self.zoo.macs(name) for name in names}
+        if not self.cache:
+            return full
+        return full | {forecast_of(name): self.zoo.reuse_macs(name) for name in names}
 
     def cost(self) -> dict[str, float]:
-        """Cost of one image: network evaluations (NFE) and the networks' multiply-accumulates."""
-        return {
+        """Cost of one image: network evaluations (NFE) and the networks' multiply-accumulates.
+
+        With a cache also how many evaluations it forecasts, which are not among the NFE.
+        """
+        calls = [name for step in self.calls for name in step]
+        cost = {
             "nfe": len(self.networks),
-            "macs_per_image": sum(self.zoo.macs(name) for name in self.networks),
+            "macs_per_image": sum(self.macs[name] for name in calls),
         }
+        if self.cache:
+            cost["forecasts"] = len(calls) - len(self.networks)
+        return cost
 
     def labels(self, indices: Sequence[int]) -> list[int]:
         """The labels of global sample indices."""
@@ -110,9 +135,10 @@ class Run:
             return [index % self.zoo.num_classes for index in indices]
         return [self.label_rule[index % len(self.label_rule)] for index in indices]
 
-    def trajectory(self, indices: Sequence[int]) -> Trajectory:
+    def denoise(self, indices: Sequence[int]) -> Denoise:
         """``denoise`` of the samples ``indices``, without a sampler that walks it."""
-        return stitched(*self._parts(indices))
+        trajectory = stitched(*self._parts(indices))
+        return self.cache.wrap(trajectory, trajectory) if self.cache else trajectory
 
     def walk(
         self,
@@ -125,7 +151,7 @@ class Run:
         Args:
             indices: B of them, computed together.
             callback: see ``stitch.sample``.
-            wrappers: layers between sampler and trajectory, the outermost last.
+            wrappers: layers between sampler and trajectory, the outermost last; around the cache.
 
         Returns:
             (B, C, H, W) latents, on the device of the zoo.
@@ -135,7 +161,7 @@ class Run:
             FloatingPointError: if a prediction is not finite.
         """
         with self._in_memory():
-            walk = launch_latents(*self._parts(indices), callback=callback, wrappers=wrappers)
+            walk = self._launched(indices, callback, wrappers)
         walk.check()
         return walk.latents
 
@@ -153,7 +179,7 @@ class Run:
         padded = range(indices.start, indices.start + self.batch_size)
         computed = padded if self.compile else indices
         with self._in_memory():
-            walk = launch_latents(*self._parts(computed), wrappers=wrappers)
+            walk = self._launched(computed, None, wrappers)
             images = Arriving(decoded(self.zoo, walk.latents)[: len(indices)])
 
         def wait() -> tuple[np.ndarray, list[int]]:
@@ -161,6 +187,13 @@ class Run:
             return images.wait().numpy(), self.labels(indices)
 
         return wait
+
+    def _launched(
+        self, indices: Sequence[int], callback: Callable[..., None] | None, wrappers
+    ) -> Walk:
+        """A walk that is not waited for; see ``walk``."""
+        layers = [self.cache, *wrappers] if self.cache else wrappers
+        return launch_latents(*self._parts(indices), callback=callback, wrappers=layers)
 
     def _parts(self, indices: Sequence[int]) -> tuple:
         """Arguments of ``stitch.sampling.stitched`` and ``launch_latents``."""
@@ -187,8 +220,8 @@ class Run:
     def _too_large(self) -> str:
         """The error message for a batch that did not fit, with a size that does."""
         memory.release(self.zoo.device)
-        names = dict.fromkeys(self.networks)
-        rows = min(memory.fitting(self.zoo, name, self.zoo.dtype) for name in names)
+        names, kept = dict.fromkeys(self.networks), self.cache.order + 1 if self.cache else 0
+        rows = min(memory.fitting(self.zoo, name, self.zoo.dtype, kept) for name in names)
         largest = rows if self.guidance.scale == 1 else rows // 2
         return (
             f"batch_size={self.batch_size} does not fit {devices.name(self.zoo.device)}; "
@@ -204,7 +237,8 @@ def timing_key(settings: dict, allocation: str) -> str:
     Args:
         settings: a run's or a latency file's, with ``decoder``.
     """
-    names = ("zoo", "sampler", "dtype", "quantisation", "decoder")
+    names = ["zoo", "sampler", "dtype", "quantisation", "decoder"]
+    names += ["cache"] if "cache" in settings else []
     guidance = {**settings["guidance"], "scale": settings["guidance"]["scale"] != 1}
     parts = {name: settings[name] for name in names}
     return content_hash({**parts, "guidance": guidance, "allocation": allocation})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.compile import CompileError, compile_forward
+from models.compile import CompileError, compile_forward, compile_method
 from models.transformer import attention
 
 
@@ -21,6 +21,42 @@ def test_a_compiled_network_gives_the_same_and_compiles_a_shape_once(network):
     assert compile_forward(network, x) > 0
     assert torch.allclose(network(x), expected, atol=1e-5)
     assert compile_forward(network, x) == 0
+
+
+class Halves(nn.Module):
+    """A network with two methods that share its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.evaluate(x)[0]
+
+    def evaluate(self, x):
+        kept = torch.nn.functional.gelu(self.first(x))
+        return self.last(kept), kept
+
+    def reuse(self, kept, x):
+        return self.last(kept) + x
+
+
+@torch.no_grad()
+def test_methods_are_compiled_each_by_itself_and_may_return_several_tensors():
+    torch.manual_seed(0)
+    network = Halves().eval().requires_grad_(False)
+    x = torch.randn(4, 8)
+    output, kept = network.evaluate(x)
+    reused = network.reuse(kept, x)
+    assert compile_method(network, "evaluate", x) > 0
+    assert compile_method(network, "reuse", kept, x) > 0
+    assert compile_method(network, "evaluate", x) == compile_method(network, "reuse", kept, x) == 0
+    assert "forward" not in vars(network)
+    for ours, expected in zip(network.evaluate(x), (output, kept), strict=True):
+        assert torch.allclose(ours, expected, atol=1e-5)
+    assert torch.allclose(network.reuse(kept, x), reused, atol=1e-5)
+    assert compile_forward(network, x) > 0  # where one run has a cache and the next has none
+    assert torch.allclose(network(x), output, atol=1e-5)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def every_choice():
     """(command, overrides) that have every file of configs in them, in few compositions."""
     yield from ((name, NEEDS.get(name, [])) for name in COMMANDS)
     yield "figures", [f"figure=[{','.join(options('figure'))}]"]
-    groups = ("sampler", "allocation", "guidance", "zoo")
+    groups = ("sampler", "allocation", "guidance", "cache", "zoo")
     for chosen in itertools.zip_longest(*map(options, groups)):
         overrides = [f"{g}={choice}" for g, choice in zip(groups, chosen, strict=True) if choice]
         runs = ["allocation.runs=DiT-S*9"] if "allocation=runs" in overrides else []

@@ -185,6 +185,7 @@ def test_the_weights_of_a_guide_are_in_the_run(zoo):
         (["allocation=runs", "allocation.runs=DiT-S"], r"is not NAME\*COUNT"),
         (["allocation=switch_snr", "allocation.switches=[1,-1]"], "2 ascending"),
         (["allocation=switch_snr", "allocation.switches=[1,2,3]"], "needs 4 different denoisers"),
+        (["cache=forecast"], "DiT-S has no part that a cache could forecast; DiT, U-ViT and LDM"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(zoo, overrides, message):

@@ -137,7 +137,7 @@ export python run few work
 export -f machine sample again on_cpu batches
 
 step machine 60 "card, driver, versions" bash -fc machine
-step tests 200 "what needs CUDA, and parity" \
+step tests 300 "what needs CUDA, and parity" \
     "$python" -m pytest -q tests/test_cuda.py tests/test_parity.py
 step one 60 "a run of the fashion zoo" bash -fc "sample one"
 step again 60 "the same run again" bash -fc again

@@ -107,8 +107,10 @@ def test_a_rank_under_nccl_that_is_killed_and_started_again_gives_the_same_to_th
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm_solver"])
+@pytest.mark.parametrize(
+    "name, compile",
+    [("ddim", False), ("ddpm", False), ("dpm_solver", False), ("dpm_solver", True)],
+)
 def test_the_host_never_waits_inside_a_trajectory(name, compile):
     zoo = compiled(fashion(), 16) if compile else fashion()
     sampler = samplers.create(name, STEPS, zoo.schedule)
@@ -168,7 +170,8 @@ def test_graphs_that_take_turns_give_what_the_networks_give(name):
 
 def test_the_last_batch_of_graphs_is_padded_and_its_images_are_those_of_a_whole_one():
     words = ["batch_size=8", "shard_size=8", "num_images=11", "compile=true", "precision=bf16"]
-    config = compose("sample", *words, "sampler.steps=4")
+    words += ["sampler.steps=4", "allocation.denoisers=[DiT-S,DiT-XL]", "allocation.small=0.5"]
+    config = compose("sample", *words)
     run = build.create(config, build.load_zoo(config, torch.device("cuda")))
     prepare(run)
     whole, _ = run.images(range(8, 16))
@@ -213,7 +216,10 @@ def test_products_of_eight_bits_give_nearly_the_same(name, quantisation, error):
     x = torch.randn(16, 4, 7, 7, generator=torch.Generator().manual_seed(0)).cuda()
     arguments = x, torch.tensor([400.0], device="cuda"), torch.arange(16, device="cuda") % 10
     expected, eager = (zoo.denoisers[name](*arguments) for zoo in zoos)
-    for output in (eager, compiled(zoos[1], 16, [name]).denoisers[name](*arguments)):
+    outputs = [eager]
+    if name == "DiT-S":  # compiling takes longer than all else
+        outputs.append(compiled(zoos[1], 16, [name]).denoisers[name](*arguments))
+    for output in outputs:
         relative = (output - expected).square().mean() / expected.square().mean()
         assert 0 < relative < error
 

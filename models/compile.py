@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 # Inductor's settings by device type. On a CPU, frozen weights allow packed matrix products with
-# fused epilogues; on a GPU, a call is one CUDA graph.
+# fused epilogues; on a GPU, a call is one CUDA graph. The graphs of all networks share one memory
+# pool: every call of a compiled network ends what torch calls a step, so each graph may take the
+# memory of the one before.
 _SETTINGS = {"cpu": {"freezing": True}, "cuda": {"triton.cudagraphs": True}}
 
 
@@ -39,6 +41,7 @@ def compile_method(module: nn.Module, method: str, *arguments: Tensor) -> float:
         CompileError: if there is no compiler (a CPU needs a C++ compiler) or it fails.
     """
     # Not at the top: it takes as long to import as torch, and few commands compile.
+    from torch._dynamo import config as tracer
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor import config
 
@@ -50,18 +53,22 @@ def compile_method(module: nn.Module, method: str, *arguments: Tensor) -> float:
         return 0.0
     if method not in vars(module):
         run = torch.compile(getattr(module, method), dynamic=False)
-        # The next call of a CUDA graph overwrites its results, which samplers may still need.
+        # The next call of any CUDA graph may overwrite these, which samplers may still need.
         copied = lambda *inputs: tree_map(torch.clone, run(*inputs))  # noqa: E731
         setattr(module, method, copied if device == "cuda" else run)
     try:
-        # Not as options of torch.compile: the tracer reads freezing from the configuration.
-        with config.patch(_SETTINGS.get(device, {})):
+        # The tracer would silently leave the ninth network or shape of a class uncompiled. Inductor
+        # is not given options of torch.compile: the tracer reads freezing from its configuration.
+        limit = tracer.accumulated_recompile_limit
+        with tracer.patch(recompile_limit=limit), config.patch(_SETTINGS.get(device, {})):
             getattr(module, method)(*arguments)
     except TorchDynamoException as error:
         delattr(module, method)
         del module.compiled_shapes[method]
         raise CompileError(_reason(error)) from error
     known.add(shapes)
+    if device == "cuda":
+        getattr(module, method)(*arguments)  # the first call warmed up, this one records the graph
     if device != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter() - started

@@ -1,8 +1,11 @@
 """Eight bits: close to full precision, and refused where it cannot be."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import models
 from models.errors import InputError
@@ -22,6 +25,30 @@ def test_a_layer_gives_nearly_what_it_gave(dtype, error):
     assert output.shape == (2, 20, 96)
     assert output.dtype == x.dtype
     assert 0 < relative_error(output, layer(x)) < error
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_layer_that_is_filled_up_gives_the_same(dtype):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(56, 168), torch.randn(2, 20, 56)
+    filled = EightBitLinear(layer, dtype, 16)
+    assert filled.weight.shape == (176, 64)
+    assert torch.equal(filled(x), EightBitLinear(layer, dtype)(x))
+
+
+def test_a_gpu_takes_the_products_of_every_width_in_fp8():
+    """By the checks that torch makes for a GPU, which need none."""
+    with FakeTensorMode():
+        x = torch.empty(2, 20, 56, device="cuda")
+        for multiple, expected in (
+            (1, pytest.raises(RuntimeError, match="divisible by 16")),
+            (16, contextlib.nullcontext()),
+        ):
+            layer = nn.Linear(56, 168, device="cuda")
+            with expected:
+                layer = EightBitLinear(layer, torch.float8_e4m3fn, multiple)
+                assert layer(x).shape == (2, 20, 168)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-import samplers
 import stitch
 from eval.speed import operators, timing
 from eval.speed.variants import chosen, denoiser_variant, example
@@ -95,8 +94,7 @@ def trajectory(config: DictConfig, device: torch.device) -> list[dict]:
     for name in pair:
         denoiser, _ = denoiser_variant(zoo, name, variant, config, device, rows)
         denoisers[name] = Timed(denoiser, inside, device)
-    settings = dict(config.sampler)
-    sampler = samplers.create(schedule=zoo.schedule, **settings)
+    sampler, _ = build.create_sampler(config, zoo)
     labels = torch.arange(config.batch_size, device=device) % zoo.num_classes
     tasks, evaluations, within = {}, {}, {}
 

@@ -17,7 +17,13 @@ from stitch.runs import devices
 from stitch.runs.grouped import groups
 from stitch.runs.run import Run
 
-SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm_solver": "DPM-Solver++", "pndm": "PNDM"}
+SAMPLERS = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "dpm_solver": "DPM-Solver++",
+    "pndm": "PNDM",
+    "unipc": "UniPC",
+}
 ASSUMED = "imagenet256"  # whose throughput counts for zoos that no data set lists
 
 

@@ -13,6 +13,7 @@ from samplers.heun import Heun
 from samplers.pndm import PNDM
 from samplers.sampler import Sampler
 from samplers.schedule import NoiseSchedule
+from samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
@@ -23,7 +24,9 @@ __all__ = [
     "Heun",
     "NoiseSchedule",
     "Sampler",
+    "UniPC",
     "create",
+    "timesteps_of",
 ]
 
 
@@ -35,6 +38,7 @@ _SAMPLERS = {
     "pndm": PNDM,
     "heun": Heun,
     "dpm_solver": DPMSolver,
+    "unipc": UniPC,
 }
 
 
@@ -90,3 +94,8 @@ def create(
             )
         timesteps = listed
     return constructor(schedule, timesteps, **options)
+
+
+def timesteps_of(sampler: Sampler) -> list[float]:
+    """The timesteps that ``spacing`` would list: with them, ``create`` gives the same sampler."""
+    return list(getattr(sampler, dataclasses.fields(sampler)[1].name))

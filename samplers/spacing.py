@@ -12,6 +12,9 @@ import numpy as np
 from models.errors import InputError
 from samplers.schedule import NoiseSchedule
 
+VISITS = ("trailing-inclusive", "stride", "ldm", "leading", "trailing", "linspace", "karras")
+GRIDS = ("time-uniform", "quadratic", "log-snr", "karras")
+
 
 def visits(name: str, steps: int, schedule: NoiseSchedule) -> list[int]:
     """``steps`` distinct integer timesteps, descending.
@@ -55,8 +58,7 @@ def visits(name: str, steps: int, schedule: NoiseSchedule) -> list[int]:
         if len(set(ascending.tolist())) < steps:
             raise InputError(f"sampler.spacing=karras visits a timestep twice in {steps} steps")
     else:
-        known = "trailing-inclusive, stride, ldm, leading, trailing, linspace, karras"
-        raise InputError(f"unknown sampler.spacing={name!r}; known: {known}, or a list")
+        raise _unknown(name, VISITS)
     return [int(t) for t in ascending][::-1]
 
 
@@ -83,9 +85,15 @@ def grid(name: str, progress: Sequence[float], schedule: NoiseSchedule) -> list[
             (1 - u) * np.exp(-noisiest / rho) + u * np.exp(-cleanest / rho)
         )
     else:
-        known = "time-uniform, quadratic, log-snr, karras"
-        raise InputError(f"unknown sampler.spacing={name!r}; known: {known}, or a list")
+        raise _unknown(name, GRIDS)
     return schedule.time_at(half_log_snr).tolist()
+
+
+def _unknown(name: str, known: Sequence[str]) -> InputError:
+    return InputError(
+        f"unknown sampler.spacing={name!r}; known: {', '.join(known)}, or the timesteps in a list "
+        "or in a .json or .txt file"
+    )
 
 
 def equal_parts(parts: int) -> list[float]:

@@ -7,7 +7,6 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-import samplers
 import stitch
 from eval.speed import operators, timing
 from eval.speed.variants import chosen, denoiser_variant, example
@@ -94,8 +93,7 @@ def trajectory(config: DictConfig, device: torch.device) -> list[dict]:
     networks = {
         name: denoiser_variant(zoo, name, variant, config, device, rows)[0] for name in pair
     }
-    settings = dict(config.sampler)
-    sampler = samplers.create(schedule=zoo.schedule, **settings)
+    sampler, _ = build.create_sampler(config, zoo)
     labels = torch.arange(config.batch_size, device=device) % zoo.num_classes
     tasks, evaluations, within = {}, {}, {}
 

@@ -14,7 +14,7 @@ from models.classes import Classes
 from models.errors import InputError
 from models.weights import CheckpointError
 from stitch.rules import Request, allocate
-from stitch.runs import devices
+from stitch.runs import devices, spacing
 from stitch.runs.batch_size import automatic
 from stitch.runs.records import content_hash
 from stitch.runs.run import Run
@@ -33,8 +33,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
     Raises:
         InputError: naming the setting, its value and the fix.
     """
-    chosen = OmegaConf.to_container(config.sampler)
-    sampler = samplers.create(schedule=config.schedule or zoo.schedule, **chosen)
+    sampler, chosen = create_sampler(config, zoo)
     allocation = allocate(Request(config.allocation, zoo, sampler))
     guidance = _guidance(config, zoo)
     label_rule = _label_rule(config.labels, zoo.classes)
@@ -86,6 +85,24 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
         config.compile,
         cache,
     )
+
+
+def create_sampler(config: DictConfig, zoo: models.Zoo) -> tuple[samplers.Sampler, dict]:
+    """The sampler of ``config``, and its settings with a file's timesteps in the file's place.
+
+    Raises:
+        InputError: naming the setting, its value and the fix.
+    """
+    chosen, schedule = OmegaConf.to_container(config.sampler), config.schedule or zoo.schedule
+    file = chosen.get("spacing")
+    if not spacing.names_file(file):
+        return samplers.create(schedule=schedule, **chosen), chosen
+    samplers.create(schedule=schedule, **{**chosen, "spacing": None})  # whether the rest is right
+    chosen["spacing"] = spacing.read(file)
+    try:
+        return samplers.create(schedule=schedule, **chosen), chosen
+    except InputError as error:
+        raise InputError(f"sampler.spacing={file}: {error}") from error
 
 
 def _weights_sha256(zoo: models.Zoo, networks, planning: bool) -> dict[str, str] | None:

@@ -190,7 +190,7 @@ def test_an_interval_goes_from_low_to_high(interval):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm_solver", "pndm", "heun"])
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm_solver", "pndm", "heun", "unipc"])
 def test_predictions_that_are_not_finite_are_located(bad, name):
     class Broken(Recorder):
         def __call__(self, x, t, y):

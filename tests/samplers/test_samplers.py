@@ -113,8 +113,9 @@ def test_ldm_ddim_adds_noise_at_its_last_step():
 
 @pytest.mark.parametrize(
     "name, options",
-    [("ddim", {}), ("dpm_solver", {}), ("dpm_solver", {"order": 1}), ("pndm", {}), ("heun", {})],
-)
+    [("ddim", {}), ("dpm_solver", {}), ("dpm_solver", {"order": 1}), ("pndm", {}), ("heun", {}),
+     ("unipc", {}), ("unipc", {"predict_x0": False, "order": 3})],
+)  # fmt: skip
 def test_deterministic_samplers_end_at_the_exact_solution_of_a_gaussian(name, options):
     sampler = samplers.create(name, steps=500, schedule=LINEAR, **options)
     x = gaussian.start()
@@ -196,6 +197,10 @@ def test_guidance_scale_1_evaluates_the_conditional_half_only():
         (lambda: samplers.create("ddim", 30, LINEAR, spacing="ldm"), "steps=30 to divide 1000"),
         (lambda: samplers.create("ddim", 9, LINEAR, spacing="x"), "unknown.*'x'.*leading"),
         (lambda: samplers.create("heun", 9, LINEAR, spacing="leading"), "unknown.*karras"),
+        (
+            lambda: samplers.create("heun", 9, LINEAR, spacing="x"),
+            "in a list or in a .json or .txt",
+        ),
         (lambda: samplers.create("ddim", 900, LINEAR, spacing="karras"), "visits a timestep twice"),
         (lambda: samplers.create("ddim", 3, LINEAR, spacing=[9, 5]), "lists 2 .* needs 3"),
         (lambda: samplers.create("ddim", 2, LINEAR, spacing=5), "spacing=5 must be a sequence"),
@@ -379,7 +384,7 @@ def test_restarted_history_is_of_order_1_at_the_switch():
     assert torch.equal(kept, final("pndm", ()))
 
 
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "heun", "dpm_solver"])
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "heun", "dpm_solver", "unipc"])
 def test_every_sampler_is_called_as_the_protocol_says(name):
     sampler = samplers.create(name, 6, LINEAR)
     assert sampler.schedule is LINEAR
@@ -418,7 +423,8 @@ def test_a_new_sampler_is_its_class_and_a_line_of_the_registry(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, steps, evaluations", [("pndm", 10, 11), ("heun", 10, 19), ("dpm_solver", 10, 10)]
+    "name, steps, evaluations",
+    [("pndm", 10, 11), ("heun", 10, 19), ("dpm_solver", 10, 10), ("unipc", 10, 10)],
 )
 def test_every_evaluation_is_a_step(name, steps, evaluations):
     sampler = samplers.create(name, steps, LINEAR)
@@ -444,6 +450,7 @@ def test_every_evaluation_is_a_step(name, steps, evaluations):
         ("dpm_solver", {"order": 3, "method": "singlestep", "algorithm": "dpmsolver"}),
         ("pndm", {}),
         ("heun", {}),
+        ("unipc", {"order": 3}),
     ],
 )
 def test_samplers_stay_in_the_states_precision(name, options):
@@ -489,3 +496,12 @@ def test_the_loss_of_a_denoiser_without_learned_sigma_is_its_squared_error():
         torch.from_numpy(output), fixture["x_start"], fixture["noise"], fixture["t"], LINEAR
     )
     assert torch.equal(losses["loss"], losses["mse"]) and losses["vb"].abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "heun", "dpm_solver", "unipc"])
+def test_the_timesteps_of_a_sampler_are_what_its_spacing_lists(name):
+    plain = samplers.create(name, 7, LINEAR)
+    listed = samplers.timesteps_of(plain)
+    again = samplers.create(name, 7, LINEAR, spacing=listed)
+    assert samplers.timesteps_of(again) == listed
+    assert list(again.timesteps) == list(plain.timesteps)

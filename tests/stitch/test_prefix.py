@@ -37,6 +37,8 @@ def by_steps(allocations):
         ("pndm", {"history": "restart"}),
         ("heun", {}),
         ("dpm_solver", {"order": 3}),
+        ("unipc", {"order": 3}),
+        ("unipc", {"order": 2, "history": "restart"}),
         ("dpm_solver", {"order": 3, "history": "restart"}),
         ("dpm_solver", {"order": 2, "method": "singlestep", "algorithm": "dpmsolver"}),
     ],

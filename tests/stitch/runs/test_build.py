@@ -59,6 +59,14 @@ def create(zoo, *overrides):
             },
         ),
         (
+            "unipc",
+            {
+                "name": "unipc", "steps": 10, "order": 2, "variant": "bh2", "corrector": True,
+                "predict_x0": True, "lower_order_final": True, "set_alpha_to_one": True,
+                "spacing": "time-uniform", "history": "keep",
+            },
+        ),
+        (
             "dpm_solver",
             {
                 "name": "dpm_solver", "steps": 20, "order": 2, "lower_order_final": True,
@@ -106,6 +114,9 @@ def test_settings_that_change_the_pixels_are_in_the_run(zoo):
         ("sampler=pndm",),
         ("sampler=heun",),
         ("sampler=uvit",),
+        ("sampler=unipc",),
+        ("sampler=unipc", "sampler.history=restart"),
+        ("sampler=unipc", "sampler.corrector=false"),
     ]
     runs = [create(zoo, *one).settings for one in overrides]
     assert len({content_hash(run) for run in runs}) == len(overrides)
@@ -121,6 +132,10 @@ def test_settings_that_do_not_change_the_pixels_are_not(zoo):
         [
             ("sampler=dpm_solver", "allocation.small=1"),
             ("sampler=dpm_solver", "allocation.small=1", "sampler.history=restart"),
+        ],
+        [
+            ("sampler=unipc", "allocation.small=1"),
+            ("sampler=unipc", "allocation.small=1", "sampler.history=restart"),
         ],
         [(), ("allocation=runs", "allocation.runs=DiT-S*20+DiT-XL*30"), ("batch_size=50",)],
     ]
@@ -191,3 +206,99 @@ def test_the_weights_of_a_guide_are_in_the_run(zoo):
 def test_settings_that_do_not_fit_are_named(zoo, overrides, message):
     with pytest.raises(InputError, match=message):
         create(zoo, *overrides)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder, which files are relative to."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+FOUR = ["sampler=unipc", "sampler.steps=4"]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.json", "[999, 500.5, 90, 7]"),
+        ("a.json", '{"commit": "x", "timesteps": [999, 500.5, 90, 7]}'),
+        ("a.txt", "999\n500.5\n90\n7\n"),
+        ("a.txt", "999, 500.5, 90, 7"),
+        ("mine", "999 500.5 90 7"),
+        ("b/a.txt", "\n 999  5.005e2\n\n90,7"),
+    ],
+)
+def test_timesteps_from_a_file_are_the_run_that_listing_them_is(zoo, here, name, content):
+    listed = create(zoo, *FOUR, "sampler.spacing=[999,500.5,90,7]")
+    (here / name).parent.mkdir(exist_ok=True)
+    (here / name).write_text(content)
+    run = create(zoo, *FOUR, f"sampler.spacing={name}")
+    assert run.sampler.timesteps == [999, 500.5, 90, 7]
+    assert run.settings == listed.settings and run.id == listed.id
+    (here / name).write_text(content.replace("500.5", "400").replace("5.005e2", "400"))
+    assert create(zoo, *FOUR, f"sampler.spacing={name}").id != run.id
+
+
+def test_the_name_of_a_spacing_is_no_file(zoo, here):
+    before = create(zoo, "sampler.spacing=trailing").settings
+    (here / "trailing").write_text("999 5")
+    assert create(zoo, "sampler.spacing=trailing").settings == before
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "is not a file here; give a file that exists, the name of a spacing, or a list"),
+        ("", "lists 0 timesteps; sampler unipc with sampler.steps=4 needs 4"),
+        ("999 500 90", "lists 3 timesteps; sampler unipc with sampler.steps=4 needs 4"),
+        ("999 500 90 7 0", "lists 5 timesteps; sampler unipc with sampler.steps=4 needs 4"),
+        ("999 500 500 7", "timesteps must decrease, but 500 comes after 500"),
+        ("7 90 500 999", "timesteps must decrease, but 90 comes after 7"),
+        ("1000 500 90 7", "timesteps from 1000 to 7 leave the schedule's 0 to 999"),
+        ("999 500 90 -1", "timesteps from 999 to -1 leave the schedule's 0 to 999"),
+        ("inf 500 90 7", "timesteps from inf to 7 leave the schedule's 0 to 999"),
+        ("nan 500 90 7", "sampler.spacing=nan must be a number"),
+        ("999 500 ninety 7", "'ninety' is not a number"),
+        (b"\xff\xfe\x00", "is not text; it must hold timesteps, one a line"),
+    ],
+)
+def test_a_file_of_timesteps_that_does_not_fit_is_named(zoo, here, content, message):
+    if content is not None:
+        (here / "bad.txt").write_bytes(content if type(content) is bytes else content.encode())
+    with pytest.raises(InputError, match=f"^sampler.spacing=bad.txt.*{message}"):
+        create(zoo, *FOUR, "sampler.spacing=bad.txt")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[999, 500", "bad.json is damaged, it is not JSON"),
+        ("[NaN, 500, 90, 7]", "bad.json is damaged, it is not JSON .it holds NaN"),
+        ('{"times": []}', "=bad.json has no entry timesteps with a list of them"),
+        ('{"timesteps": "leading"}', "=bad.json must hold a list of timesteps"),
+        ("999", "=bad.json must hold a list of timesteps"),
+        ('["999", 500, 90, 7]', "=bad.json: .*'999' must be a number"),
+        ("[true, 500, 90, 7]", "=bad.json: .*True must be a number"),
+        ("[[999, 500], 90, 7]", r"=bad.json: .*\[999, 500\] must be a number"),
+        ("[999, 500]", "=bad.json: .*lists 2 timesteps.* needs 4"),
+    ],
+)
+def test_a_json_file_of_something_else_is_named(zoo, here, content, message):
+    (here / "bad.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        create(zoo, *FOUR, "sampler.spacing=bad.json")
+
+
+def test_fractional_timesteps_are_refused_by_samplers_of_whole_ones(zoo, here):
+    (here / "a.txt").write_text("999 500.5")
+    with pytest.raises(
+        InputError, match=r"^sampler.spacing=a.txt: timesteps must be a list of int"
+    ):
+        create(zoo, "sampler=ddim", "sampler.steps=2", "sampler.spacing=a.txt")
+
+
+def test_a_mistake_beside_the_file_is_not_the_files(zoo, here):
+    (here / "a.txt").write_text("999 500 90 7")
+    with pytest.raises(InputError, match=r"^sampler.variant='bh3' is unknown"):
+        create(zoo, *FOUR, "sampler.variant=bh3", "sampler.spacing=a.txt")

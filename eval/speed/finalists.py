@@ -1,0 +1,73 @@
+"""Times of a search: predicted of every setting, measured of those that are left at the end."""
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Mapping
+
+from omegaconf import DictConfig
+
+from eval.speed import budget, timing
+from models.errors import InputError
+from stitch.runs.run import Run
+from stitch.runs.warmup import prepare
+
+
+def prediction(
+    config: DictConfig,
+    run_of: Callable[[Hashable], Run],
+    settings: Iterable[Hashable],
+    limit: float = math.inf,
+) -> Callable[[Hashable], float]:
+    """Setting -> predicted seconds of one image; infinite above ``limit``, or if it is unfit.
+
+    Args:
+        config: see ``eval.speed.budget.cost_table``.
+        run_of: setting -> its run.
+        settings: some that call everything that any of them calls; their steps are measured.
+
+    Raises:
+        InputError: if none of ``settings`` is within the limit; it names the fastest.
+    """
+    runs, seen = [], set()
+    for run in map(run_of, settings):
+        if not seen.issuperset(run.calls):
+            seen |= set(run.calls)
+            runs.append(run)
+    costs = budget.cost_table(config, runs)
+    fastest = min(costs.seconds(run.calls) / costs.batch for run in map(run_of, settings))
+    if fastest > limit:
+        raise InputError(
+            f"budget={1e3 * limit:g}ms is below the fastest setting, which takes "
+            f"{1e3 * fastest:.3g} ms an image; give more, or a space of faster ones"
+        )
+
+    @functools.cache
+    def seconds(setting: Hashable) -> float:
+        try:
+            predicted = costs.seconds(run_of(setting).calls) / costs.batch
+        except InputError:
+            return math.inf  # choices that do not fit together
+        return predicted if predicted <= limit else math.inf
+
+    return seconds
+
+
+def measured(
+    runs: Mapping[Hashable, Run], repetitions: int, warm_up: int
+) -> dict[Hashable, dict[str, float]]:
+    """Measured ``ms_per_image`` of every run, in turn: median, fastest and slowest."""
+    for run in runs.values():
+        prepare(run)
+    tasks = {key: lambda r=run: r.images(range(r.batch_size)) for key, run in runs.items()}
+    device = next(iter(runs.values())).zoo.device
+    times = timing.in_turn(tasks, repetitions, device, warm_up)
+    found = {}
+    for key, seconds in times.items():
+        per_image = sorted(1e3 * second / runs[key].batch_size for second in seconds)
+        found[key] = {
+            "ms_per_image": round(statistics.median(per_image), 4),
+            "ms_per_image_fastest": round(per_image[0], 4),
+            "ms_per_image_slowest": round(per_image[-1], 4),
+        }
+    return found

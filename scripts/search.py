@@ -1,0 +1,70 @@
+"""Search for the fastest setting of every quality: ``python -m scripts.search zoo=fashion``.
+
+Allocation, solver, steps, cache and guidance interval, each alone and together. Every try is a
+record; an interrupted search is resumed by the same command, alone or on many processes.
+"""
+
+if not __package__:
+    import as_module  # noqa: F401  says how to start it, and exits
+
+import logging
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from eval import experiments
+from eval.candidates import Candidates
+from eval.confidence import influences
+from eval.evaluator import Evaluator
+from eval.paper import frontier
+from eval.search import Plan, search
+from eval.speed import budget, finalists
+from models.files import check_writable
+from scripts.cli import command, compose, overrides
+from stitch.runs import build, devices, distributed
+from stitch.runs.provenance import refuse_unclean
+
+log = logging.getLogger("search")
+
+
+@command("search")
+def main(config: DictConfig) -> None:
+    refuse_unclean("results", config.results)
+    limit = float("inf") if config.budget is None else budget.parse_budget(config.budget)
+    started, device = time.monotonic(), devices.start()
+    zoo = build.load_zoo(config, device)
+    candidates = Candidates(config, lambda words: compose("search", words), overrides(), zoo)
+    check_writable(config.results, "results")
+    evaluator, store = Evaluator(config.eval, device), experiments.record_store(config)
+    plan = Plan(config.tries, config.generations, list(config.images), config.kept)
+
+    def run_of(setting):
+        return candidates.run(setting, plan.images[-1])
+
+    settings = {method: candidates.settings(method) for method in candidates.space.methods}
+    cost = finalists.prediction(config, run_of, candidates.corners(), limit)
+
+    def records(chosen, images):
+        runs = {one: candidates.run(one, images) for one in chosen}
+        experiments.make_records(runs.values(), evaluator, store)
+        found = {one: experiments.stored_record(run, evaluator, store) for one, run in runs.items()}
+        return {one: record for one, record in found.items() if record}
+
+    def measure(chosen, images):
+        return {one: r["metrics"]["fid"] for one, r in records(chosen, images).items()}
+
+    rounds = search(candidates.space, settings, cost, plan, measure)
+    last = {one: run_of(one) for one in rounds[-1]}
+    found = influences({one: run.samples for one, run in last.items()}, plan.images[-1], evaluator)
+    if not distributed.is_main():
+        return
+    times = finalists.measured(last, config.repetitions, config.warm_up)
+    known = records(last, plan.images[-1])
+    hours = (time.monotonic() - started) / 3600
+    result = frontier.result(candidates, rounds, plan.images, known, found, times, cost, hours)
+    log.info("%s", frontier.write(Path(config.results), result))
+
+
+if __name__ == "__main__":
+    main()

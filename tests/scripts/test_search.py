@@ -1,0 +1,88 @@
+"""``python -m scripts.search`` on a small space, and what it refuses."""
+
+import json
+import shlex
+
+import pytest
+
+from tests import commands
+
+FEW = [
+    "space=quick", "tries=3", "generations=1", "images=[20,40]", "batch_size=20", "shard_size=20",
+    "repetitions=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("search")
+    code, output, errors = commands.run("search", *FEW, f"runs={runs}")
+    assert code == 0, errors
+    return runs, json.loads((runs / "search" / "fashion" / "frontier.json").read_text()), output
+
+
+def test_every_try_is_a_record_and_the_last_round_has_times_and_errors(found):
+    runs, result, output = found
+    records = [json.loads(path.read_text()) for path in (runs / "records").glob("*.json")]
+    by_images = {images: [] for images in (20, 40)}
+    for record in records:
+        by_images[record["protocol"]["num_images"]].append(record)
+    assert [one["settings"] for one in result["rounds"]] == [len(by_images[20]), len(by_images[40])]
+    assert len(result["points"]) == len(by_images[40]) >= 3
+    fids = {record["metrics"]["fid"] for record in by_images[40]}
+    for point in result["points"]:
+        assert point["fid"] in fids and point["fid_error"] > 0
+        assert 0 < point["ms_per_image_fastest"] <= point["ms_per_image"]
+    (base,) = [point for point in result["points"] if point["base"]]
+    assert base["allocation"] == "DiT-XL*20" and base["above_base"] == base["above_base_error"] == 0
+    assert set(base["methods"]) == {"fewer steps", "stitching", "cache", "everything"}
+    page = (runs / "search" / "fashion" / "frontier.md").read_text()
+    assert page in output and "DiT-XL*20" in page
+
+
+def test_the_command_of_a_point_finds_its_record_again(found):
+    runs, result, _ = found
+    point = max(result["points"], key=lambda one: len(one["command"]))
+    words = shlex.split(point["command"])
+    assert words[:3] == ["python", "-m", "scripts.sweep"]
+    known = [w for w in words[3:] if w.split("=")[0] in WANTED or "." in w.split("=")[0]]
+    code, output, errors = commands.run("sweep", *known, f"runs={runs}", "num_images=40")
+    assert code == 0, errors
+    assert "is recorded already" in output and point["run"] in output
+
+
+WANTED = {"sampler", "cache", "guidance", "batch_size", "shard_size"}
+
+
+def test_the_same_search_again_samples_nothing(found):
+    runs, result, _ = found
+    before = sorted((runs / "records").iterdir())
+    code, _, errors = commands.run("search", *FEW, f"runs={runs}", f"results={runs / 'again'}")
+    assert code == 0, errors
+    assert sorted((runs / "records").iterdir()) == before
+    again = json.loads((runs / "again" / "frontier.json").read_text())
+    key = [(point["run"], point["fid"]) for point in result["points"]]
+    assert sorted((point["run"], point["fid"]) for point in again["points"]) == sorted(key)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["space=quick", "sampler.steps=3"], "sampler.steps=3: the space varies it"),
+        (["space=quick", "allocation.small=0.3"], "allocation.small=0.3: the space varies it"),
+        (["space=none"], "Available options in 'space': default quick"),
+        (["space=quick", "budget=0ms"], "budget=0ms must be a time above 0"),
+        (["space=quick", "space.axes.steps=[]"], "space.axes.steps"),
+        (["space=quick", "space.axes.steps=[sampler.stepz=3]"], "sampler.stepz"),
+        (["space=quick", "images=[]"], "images=[]"),
+        (["space=quick", "kept=2"], "kept=2"),
+    ],
+)
+def test_unfit_searches_are_refused(overrides, message, tmp_path):
+    assert message in commands.refusal("search", *overrides, f"runs={tmp_path}")
+
+
+def test_a_budget_below_the_fastest_setting_is_refused_naming_it(found):
+    runs, *_ = found
+    line = commands.refusal("search", *FEW, f"runs={runs}", "budget=0.01ms")
+    assert "budget=0.01ms is below the fastest setting, which takes" in line

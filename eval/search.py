@@ -174,7 +174,7 @@ def _mixed(setting: Setting) -> int:
 def fronts(
     cost: Callable[[Setting], float], quality: Mapping[Setting, float], count: int
 ) -> list[Setting]:
-    """The best ``count`` settings or more: the Pareto frontier, then that of the rest, and so on."""
+    """The best ``count`` settings or more: the frontier, then that of the rest, and so on."""
     left, chosen = sorted(quality), []
     while left and len(chosen) < count:
         found = pareto_frontier([cost(one) for one in left], [quality[one] for one in left])

@@ -32,7 +32,7 @@ log = logging.getLogger("search")
 def main(config: DictConfig) -> None:
     refuse_unclean("results", config.results)
     limit = float("inf") if config.budget is None else budget.parse_budget(config.budget)
-    started, device = time.monotonic(), devices.start()
+    started, device = time.monotonic(), devices.start(config.device)
     zoo = build.load_zoo(config, device)
     candidates = Candidates(config, lambda words: compose("search", words), overrides(), zoo)
     check_writable(config.results, "results")

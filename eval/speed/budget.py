@@ -74,8 +74,9 @@ def cost_table(config: DictConfig, points: list[Run]) -> CostTable:
     path = Path(config.runs) / "costs" / f"{content_hash(known)}.json"
     if path.is_file() and not config.measure:
         table = CostTable.from_json(json.loads(path.read_text()))
-        log.info("cost table of %s: %s", table.facts["time"], path)
-        return table
+        if {step for run in points for step in run.calls} <= table.steps.keys():
+            log.info("cost table of %s: %s", table.facts["time"], path)
+            return table
     refuse_unclean("runs", path)
     table = latency.measure_costs(config, points, config.batch_size)
     table = dataclasses.replace(table, facts={**known, **table.facts})

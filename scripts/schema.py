@@ -151,7 +151,7 @@ OF_COMMANDS = {
         "export": {"num_images": "count | null"},
         "convert": {"precision": "one-of fp32 fp16 bf16", "target": "text"},
         "train": {"precision": "one-of auto fp32 bf16", "compile": "flag | null"},
-        **{key: {"batch_size": "count"} for key in ("bench", "latency", "plan")},
+        **{key: {"batch_size": "count"} for key in ("bench", "latency", "plan", "timesteps")},
     }.items()
 }
 

@@ -28,7 +28,7 @@ def main(config: DictConfig) -> None:
         raise InputError(f"results={config.results} must be the name of a .json file")
     refuse_unclean("results", config.results)
     check_writable(Path(config.results).parent, "results")
-    found = fitting.fit(config, build.load_zoo(config, devices.start()), log.info)
+    found = fitting.fit(config, build.load_zoo(config, devices.start(config.device)), log.info)
     write_atomically(config.results, (json.dumps(found, indent=1) + "\n").encode())
     for images in ("error", "held_out_error"):
         errors = found[images]

@@ -112,7 +112,7 @@ def test_a_rank_under_nccl_that_is_killed_and_started_again_gives_the_same_to_th
     [[], ["cache=forecast", "cache.interval=2"], ["compile=true"]],
     ids=["", "cached", "compiled"],
 )
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver", "pndm", "heun"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver", "pndm", "heun", "unipc"])
 def test_the_host_never_waits_for_what_it_launches(sampler, others):
     config = compose("sample", f"sampler={sampler}", "sampler.steps=4", "batch_size=8", *others)
     run = build.create(config, build.load_zoo(config, CUDA))

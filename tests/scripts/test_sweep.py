@@ -211,9 +211,9 @@ def test_images_that_are_stored_are_used_though_none_is_to_be(
         path = run.samples.shard_path(shard)
         path.unlink() if shard else path.write_bytes(path.read_bytes()[:-9])
     before = {path: path.read_bytes() for path in run.samples.path.iterdir()}
-    made, walk = [], Run.images
+    made, walk = [], Run.launch
     monkeypatch.setattr(
-        Run, "images", lambda run, indices, wrappers: made.extend(indices) or walk(run, indices)
+        Run, "launch", lambda run, indices, wrappers: made.extend(indices) or walk(run, indices)
     )
     assert experiments.make_records([run], evaluator, store_of(tmp_path), False) == {}
     assert made == [i for shard in {0, 1} - set(there) for i in range(6 * shard, 6 * shard + 6)]

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import models
 import samplers
 from samplers import Guidance
-from stitch import Allocation, sampling
+from stitch import Allocation, Forecast, sampling
 from stitch.runs import build
 from stitch.runs import run as run_module
 from stitch.sampling import decoded, launch_latents
@@ -29,6 +29,7 @@ SAMPLERS = [
     ("heun", {}),
     ("dpm_solver", {"order": 3}),
     ("dpm_solver", {"order": 2, "method": "singlestep"}),
+    ("unipc", {}),
 ]
 GUIDANCES = {
     "none": Guidance(1.0, 4),
@@ -110,6 +111,10 @@ def walked(zoo, name, options, guidance, wrappers=()) -> list[str]:
 @pytest.mark.parametrize("name, options", SAMPLERS)
 def test_nothing_in_a_trajectory_waits_for_the_device(zoo, name, options, guidance):
     assert walked(zoo, name, options, guidance) == []
+
+
+def test_a_cache_does_not_wait_for_the_device(zoo):
+    assert walked(zoo, "ddim", {}, GUIDANCES["null class"], [Forecast(interval=2)]) == []
 
 
 @pytest.mark.parametrize("name", ["LDM", "U-ViT"])

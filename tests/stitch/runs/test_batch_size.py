@@ -156,7 +156,7 @@ def read_run(path) -> dict:
     return json.loads((path / "run.json").read_text())["run"]
 
 
-@pytest.mark.parametrize("command", ["bench", "latency", "plan"])
+@pytest.mark.parametrize("command", ["bench", "latency", "plan", "timesteps"])
 def test_what_measures_speed_wants_a_number(command):
     budget = ["budget=1s"] if command == "plan" else []
     assert "batch_size=auto must be a whole number" in refusal(command, "batch_size=auto", *budget)

@@ -80,6 +80,7 @@ def test_a_device_that_is_not_here_is_refused(machine, kind, wanted, message):
         ("claims", ["figure=fig09"]),
         ("report", ["figure=fig09"]),
         ("memorisation", []),
+        ("timesteps", []),
         ("train", []),
         ("reference", ["reference=a.safetensors"]),
     ],

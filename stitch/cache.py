@@ -34,8 +34,8 @@ class Forecast:
     nothing else in its batch. Where the denoisers change, or guidance begins or ends, everything is
     forgotten: the next steps are evaluated in full again.
 
-    During a walk, ``order + 1`` kept tensors of every network that is called at a step are in
-    memory. They have the precision of the weights.
+    During a walk, ``order + 1`` results of every network that is called at a step are in memory, in
+    the precision of the weights, and one more while a step is evaluated.
 
     Attributes:
         interval: every how many steps the networks are evaluated in full; 1: at all steps.

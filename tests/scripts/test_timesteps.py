@@ -1,9 +1,12 @@
 """scripts.timesteps: a file of fitted timesteps, with its facts, that sampler.spacing takes."""
 
 import json
+import re
 
 import pytest
 
+import samplers
+from tests import ROOT
 from tests.commands import refusal, run
 
 SMALL = [
@@ -77,3 +80,25 @@ def test_what_cannot_be_fitted_is_refused(words, message, tmp_path):
     words = ["sampler.steps=3", f"runs={tmp_path}", f"results={tmp_path / 'a.json'}", *words]
     assert message in refusal("timesteps", *words)
     assert not list(tmp_path.iterdir())
+
+
+SHIPPED = sorted((ROOT / "docs" / "timesteps").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_file_fits_its_sampler_and_is_on_the_page(path):
+    found = json.loads(path.read_text())
+    settings = {**found["run"]["sampler"], "spacing": found["timesteps"]}
+    samplers.create(schedule=found["run"]["schedule"], **settings)
+    assert re.fullmatch("[0-9a-f]{12}", found["commit"])
+    cells = [f"`{path.name}`"]
+    for error in (found["error"], found["held_out_error"]):
+        cells += [f"{error['before']:.4f}", f"{error['after']:.4f}"]
+    row = f"| {' | '.join([*cells, format(found['evaluations'], ',')])} |"
+    assert row in (ROOT / "docs" / "timesteps.md").read_text()
+
+
+def test_every_row_of_the_page_is_of_a_shipped_file():
+    page = (ROOT / "docs" / "timesteps.md").read_text()
+    rows = re.findall(r"^\| `(.*\.json)` ", page, re.MULTILINE)
+    assert rows and sorted(rows) == [path.name for path in SHIPPED]

@@ -27,12 +27,14 @@ class Measured:
     """What came of a job of real processes; see ``simulation.Result``.
 
     Attributes:
+        overslept: share of the ranks' time in sleeps beyond their end.
         cores: processor cores that they kept busy, on average.
     """
 
     seconds: float
     sampling_share: float
     lost: int
+    overslept: float
     cores: float
 
 
@@ -43,6 +45,7 @@ class Ranks:
         self.job, self.folder = job, ShardFolder(path, RUN, job.shard_size)
         self.made = fork.RawArray("q", job.ranks)
         self.ended = fork.RawArray("d", job.ranks)
+        self.overslept = fork.RawArray("d", job.ranks)
         self.begins = time.monotonic() + START
         begin(self.folder, job.images)
 
@@ -65,7 +68,9 @@ class Ranks:
         size = self.job.batch_size
         for start in range(indices.start, indices.stop, size):
             batch = range(start, min(start + size, indices.stop))
+            ends = time.monotonic() + len(batch) * self.job.image_seconds
             time.sleep(len(batch) * self.job.image_seconds)
+            self.overslept[rank] += time.monotonic() - ends
             self.made[rank] += len(batch)
             yield batch, np.zeros((len(batch), 4, 4, 1), np.uint8), [0] * len(batch)
 
@@ -103,5 +108,6 @@ def measure(job: Job) -> Measured:
         seconds,
         job.images * job.image_seconds / (job.ranks * seconds),
         sum(ranks.made) - job.images,
+        sum(ranks.overslept) / (job.ranks * seconds),
         used / seconds,
     )

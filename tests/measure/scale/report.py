@@ -81,6 +81,7 @@ def checks_table(checks: Sequence[tuple[Job, Measured, Result]]) -> str:
             f"{100 * (simulated.seconds / measured.seconds - 1):+.1f} %",
             percent(1 - measured.sampling_share),
             percent(1 - simulated.sampling_share()),
+            percent(measured.overslept),
             f"{measured.lost}",
             f"{simulated.lost}",
             f"{measured.cores:.2f}",
@@ -88,7 +89,8 @@ def checks_table(checks: Sequence[tuple[Job, Measured, Result]]) -> str:
         for job, measured, simulated in checks
     ]
     headers = ["shard_size", "shards per rank", "killed", "s, measured", "s, simulated", "off by"]
-    headers += ["not sampling, measured", "simulated", "images lost, measured", "simulated"]
+    headers += ["not sampling, measured", "simulated", "overslept"]
+    headers += ["images lost, measured", "simulated"]
     return markdown([*headers, "cores in use"], rows)
 
 

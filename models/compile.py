@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 # Inductor's settings by device type. On a CPU, frozen weights allow packed matrix products with
-# fused epilogues; on a GPU, a call is one CUDA graph.
+# fused epilogues; on a GPU, a call is one CUDA graph. The graphs of all networks share one memory
+# pool: every call of a compiled network ends what torch calls a step, so each graph may take the
+# memory of the one before.
 _SETTINGS = {"cpu": {"freezing": True}, "cuda": {"triton.cudagraphs": True}}
 
 
@@ -32,6 +34,7 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
         CompileError: if there is no compiler (a CPU needs a C++ compiler) or it fails.
     """
     # Not at the top: it takes as long to import as torch, and few commands compile.
+    from torch._dynamo import config as tracer
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor import config
 
@@ -43,17 +46,20 @@ def compile_forward(module: nn.Module, *arguments: Tensor) -> float:
         return 0.0
     if "forward" not in vars(module):
         run = torch.compile(module.forward, dynamic=False)
-        # The next call of a CUDA graph overwrites its result, which samplers may still need.
+        # The next call of any CUDA graph may overwrite this result, which samplers may still need.
         module.forward = (lambda *inputs: run(*inputs).clone()) if device == "cuda" else run
     try:
-        # Not as options of torch.compile: the tracer reads freezing from the configuration.
-        with config.patch(_SETTINGS.get(device, {})):
+        # The tracer would silently leave the ninth network or shape of a class uncompiled. Inductor
+        # is not given options of torch.compile: the tracer reads freezing from its configuration.
+        limit = tracer.accumulated_recompile_limit
+        with tracer.patch(recompile_limit=limit), config.patch(_SETTINGS.get(device, {})):
             module(*arguments)
     except TorchDynamoException as error:
         del module.forward, module.compiled_shapes
         raise CompileError(_reason(error)) from error
     known.add(shapes)
-    if arguments[0].is_cuda:
+    if device == "cuda":
+        module(*arguments)  # the first call only warmed up, this one records the graph
         torch.cuda.synchronize()
     return time.perf_counter() - started
 

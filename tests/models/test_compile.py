@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from models.compile import CompileError, compile_forward
 from models.transformer import attention
@@ -24,15 +25,14 @@ def test_a_compiled_network_gives_the_same_and_compiles_a_shape_once(network):
 
 
 @torch.no_grad()
-def test_without_a_compiler_the_network_stays_as_it_was(network, monkeypatch, tmp_path):
+def test_without_a_compiler_the_network_stays_as_it_was(network, tmp_path):
     import torch._inductor.config as inductor
 
     torch.compiler.reset()
-    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
-    monkeypatch.setattr(inductor, "fx_graph_cache", False)
+    without = {"cpp.cxx": (str(tmp_path / "no-compiler"),), "fx_graph_cache": False}
     x = torch.randn(5, 8)
     expected = network(x)
-    with pytest.raises(CompileError, match="compiler"):
+    with inductor.patch(without), pytest.raises(CompileError, match="compiler"):
         compile_forward(network, x)
     assert torch.equal(network(x), expected)
 
@@ -46,3 +46,14 @@ def test_attention_of_half_precision_is_that_of_full_precision(shape):
     output = attention(*halves)
     assert output.dtype == torch.bfloat16
     assert (output.float() - expected).abs().max() < 0.03
+
+
+@torch.no_grad()
+def test_more_shapes_are_compiled_than_torch_compiles_by_default():
+    network, before = (
+        nn.Linear(8, 8).eval().requires_grad_(False),
+        counters["stats"]["unique_graphs"],
+    )
+    for rows in range(2, 12):
+        compile_forward(network, torch.randn(rows, 8))
+    assert counters["stats"]["unique_graphs"] - before == 10

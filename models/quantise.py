@@ -9,6 +9,7 @@ incompatible.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.errors import InputError
@@ -16,6 +17,7 @@ from models.transformer import Attention, Mlp
 
 _TYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 QUANTISATIONS = tuple(_TYPES)
+_MULTIPLE = 16  # sizes that a GPU multiplies in fp8 are multiples of it
 
 
 def quantise(network: nn.Module, quantisation: str) -> None:
@@ -48,10 +50,11 @@ def quantise(network: nn.Module, quantisation: str) -> None:
             f"quantisation={quantisation} is for transformers, {type(network).__name__} is not "
             "one; use quantisation=null"
         )
+    multiple = 1 if device.type == "cpu" else _MULTIPLE
     for part in parts:
         for name, layer in list(part.named_children()):
             if isinstance(layer, nn.Linear):
-                setattr(part, name, EightBitLinear(layer, _TYPES[quantisation]))
+                setattr(part, name, EightBitLinear(layer, _TYPES[quantisation], multiple))
 
 
 class EightBitLinear(nn.Module):
@@ -60,25 +63,33 @@ class EightBitLinear(nn.Module):
     Args:
         layer: the layer it replaces.
         dtype: of the values, ``torch.int8`` or ``torch.float8_e4m3fn``.
+        multiple: what both sizes are filled up to a multiple of, with zeros. That changes neither
+            scales nor sums.
     """
 
-    def __init__(self, layer: nn.Linear, dtype: torch.dtype):
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype, multiple: int = 1):
         super().__init__()
         self.dtype, self.bias = dtype, layer.bias
-        weight_OI, scale_O1 = scaled(layer.weight, dtype)
+        self.outputs, inputs = layer.weight.shape
+        self.filled = -inputs % multiple
+        filled_OI = F.pad(layer.weight, (0, self.filled, 0, -self.outputs % multiple))
+        weight_OI, scale_O1 = scaled(filled_OI, dtype)
         self.register_buffer("weight", weight_OI)
         self.register_buffer("scale", scale_O1.T.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), in the type of ``x``."""
-        x_MI, x_scale_M1 = scaled(x.flatten(0, -2), self.dtype)
+        x_MI = x.flatten(0, -2)
+        if self.filled:
+            x_MI = F.pad(x_MI, (0, self.filled))
+        x_MI, x_scale_M1 = scaled(x_MI, self.dtype)
         if self.dtype == torch.int8:
             y_MO = torch._int_mm(x_MI, self.weight.T) * (x_scale_M1 * self.scale)
         else:
             y_MO = torch._scaled_mm(
                 x_MI, self.weight.T, x_scale_M1, self.scale, out_dtype=torch.bfloat16
             )
-        y = y_MO.unflatten(0, x.shape[:-1])
+        y = y_MO[:, : self.outputs].unflatten(0, x.shape[:-1])
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 
 

@@ -1,6 +1,6 @@
 """Metrics by torch-fidelity and by ours, of the same features: time and memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -13,17 +13,30 @@ from models.errors import InputError
 from stitch.runs import memory
 
 Task = tuple[str, str]  # library, metric
+CPU = torch.device("cpu")
 
 
-def rows(sizes: Sequence[Sequence[int]], repetitions: int) -> list[dict]:
-    """Both libraries' times and memory, for features of every size in turn.
+def rows(
+    sizes: Sequence[Sequence[int]],
+    repetitions: int,
+    metrics: Sequence[str] | None,
+    device: torch.device,
+) -> list[dict]:
+    """Both libraries' times and memory of the host, for features of every size in turn.
 
     Args:
         sizes: (samples, references, width) each.
+        metrics: those to compare, as their rows are called; None: all.
+        device: where the features of precision and recall are; the others are computed on CPUs.
 
     Raises:
-        InputError: for a size that is not three whole numbers, 10 or more.
+        InputError: for a size that is not three whole numbers, 10 or more, and for an unknown
+            metric.
     """
+    known = list(dict.fromkeys(what for _, what in tasks((10, 10, 10))))
+    unknown = [metric for metric in metrics or () if metric not in known]
+    if unknown:
+        raise InputError(f"metrics={unknown} is unknown; known: {known}")
     for size in sizes:
         if (
             not isinstance(size, Sequence)
@@ -34,12 +47,16 @@ def rows(sizes: Sequence[Sequence[int]], repetitions: int) -> list[dict]:
                 f"features={list(sizes)} must list [samples, references, width], whole numbers "
                 "of 10 or more, such as [[10000, 10000, 2048]]"
             )
-    return [row for size in sizes for row in _rows(tuple(size), repetitions)]
+    chosen = metrics or known
+    return [row for size in sizes for row in _rows(tuple(size), repetitions, chosen, device)]
 
 
-def _rows(size: tuple[int, int, int], repetitions: int) -> list[dict]:
-    peaks = {task: memory.alone(_peak_mb, task, size) for task in tasks((10, 10, 10))}
-    seconds = timing.in_turn(tasks(size), repetitions, torch.device("cpu"))
+def _rows(
+    size: tuple[int, int, int], repetitions: int, metrics: Collection[str], device: torch.device
+) -> list[dict]:
+    work = {task: run for task, run in tasks(size, device).items() if task[1] in metrics}
+    peaks = {task: memory.alone(_peak_mb, task, size, device) for task in work}
+    seconds = timing.in_turn(work, repetitions, device)
     return [
         {
             "library": library,
@@ -54,7 +71,9 @@ def _rows(size: tuple[int, int, int], repetitions: int) -> list[dict]:
     ]
 
 
-def tasks(size: tuple[int, int, int]) -> dict[Task, Callable[[], object]]:
+def tasks(
+    size: tuple[int, int, int], device: torch.device = CPU
+) -> dict[Task, Callable[[], object]]:
     """(library, metric) -> what computes it of random features of that size."""
     samples, references, width = size
     generator = torch.Generator().manual_seed(0)
@@ -62,6 +81,7 @@ def tasks(size: tuple[int, int, int]) -> dict[Task, Callable[[], object]]:
     b = torch.randn(references, width, generator=generator)
     logits = torch.randn(samples, 1000, generator=generator)
 
+    there = [features.to(device) for features in (a, b)]
     our_moments = [moments(features) for features in (a, b)]
     their_moments = [fid_features_to_statistics(features) for features in (a, b)]
 
@@ -80,18 +100,18 @@ def tasks(size: tuple[int, int, int]) -> dict[Task, Callable[[], object]]:
         ("torch-fidelity", "Inception Score"): lambda: isc_features_to_metric(
             logits, splits=-(-samples // 5000), shuffle=False
         ),
-        ("ours", "precision and recall"): lambda: precision_recall(a, b),
+        ("ours", "precision and recall"): lambda: precision_recall(*there),
         ("torch-fidelity", "precision and recall"): lambda: prc_features_to_metric(
-            a, b, prc_neighborhood=3, save_cpu_ram=True, verbose=False
+            *there, prc_neighborhood=3, save_cpu_ram=True, verbose=False
         ),
     }
 
 
-def _peak_mb(task: Task, size: tuple[int, int, int]) -> float:
-    """Memory that a task needs beside the features, MB of 10^6 bytes."""
-    tasks((10, 10, 10))[task]()  # what a first call loads is not counted
-    work, cpu = tasks(size)[task], torch.device("cpu")
+def _peak_mb(task: Task, size: tuple[int, int, int], device: torch.device) -> float:
+    """Memory of the host that a task needs beside the features, MB of 10^6 bytes."""
+    tasks((10, 10, 10), device)[task]()  # what a first call loads is not counted
+    work = tasks(size, device)[task]
     memory.forget_peak()
-    before = memory.peak_mb(cpu)["peak_rss_mb"]
+    before = memory.peak_mb(CPU)["peak_rss_mb"]
     work()
-    return memory.peak_mb(cpu)["peak_rss_mb"] - before
+    return memory.peak_mb(CPU)["peak_rss_mb"] - before

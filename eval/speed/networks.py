@@ -91,25 +91,24 @@ def trajectory(config: DictConfig, device: torch.device) -> list[dict]:
     variant = config.precision + ("+compile" if config.compile else "")
     guidance = Guidance(config.guidance.scale, zoo.guidance_channels)
     rows = config.batch_size * (1 if guidance.scale == 1 else 2)
-    denoisers, inside = {}, [0.0]
-    for name in pair:
-        denoiser, _ = denoiser_variant(zoo, name, variant, config, device, rows)
-        denoisers[name] = Timed(denoiser, inside, device)
+    networks = {
+        name: denoiser_variant(zoo, name, variant, config, device, rows)[0] for name in pair
+    }
     settings = dict(config.sampler)
     sampler = samplers.create(schedule=zoo.schedule, **settings)
     labels = torch.arange(config.batch_size, device=device) % zoo.num_classes
     tasks, evaluations, within = {}, {}, {}
 
-    def walk(allocation: stitch.Allocation, share: list[float]) -> None:
-        inside[0] = 0.0
-        sample_latents(denoisers, sampler, allocation, labels, guidance, 0, range(len(labels)))
-        share.append(inside[0])
+    def walk(allocation: stitch.Allocation, watches: list[timing.Stopwatch]) -> None:
+        watches.append(timing.Stopwatch(device))
+        timed = {name: Timed(network, watches[-1]) for name, network in networks.items()}
+        sample_latents(timed, sampler, allocation, labels, guidance, 0, range(len(labels)))
 
     for fraction in config.fractions:
         split = {pair[0]: fraction, pair[1]: 1 - fraction}
         allocation = stitch.Allocation.from_fractions(split, len(sampler.timesteps))
         task, within[fraction] = str(allocation), []
-        tasks[task] = lambda a=allocation, s=within[fraction]: walk(a, s)
+        tasks[task] = lambda a=allocation, w=within[fraction]: walk(a, w)
         log_snr = sampler.schedule.log_snr(sampler.timesteps)
         steps = stitch.evaluations(allocation, guidance, log_snr)
         evaluations[fraction] = task, sum(zoo.macs(name) for step in steps for name in step)
@@ -119,6 +118,8 @@ def trajectory(config: DictConfig, device: torch.device) -> list[dict]:
     for fraction, (task, macs) in evaluations.items():
         times = timing.summary([second / config.batch_size for second in seconds[task]])
         speed_up = sum(seconds[slowest[0]]) / sum(seconds[task])
+        # The first walk, to warm up, is not timed.
+        inside = sum(watch.seconds() for watch in within[fraction][1:])
         results.append(
             {
                 "fraction": fraction,
@@ -130,21 +131,19 @@ def trajectory(config: DictConfig, device: torch.device) -> list[dict]:
                 "speed_up": speed_up,
                 "ideal_speed_up": slowest[1] / macs,
                 "stitch_efficiency": speed_up / (slowest[1] / macs),
-                # The first walk, to warm up, is not timed.
-                "outside_networks": 1 - sum(within[fraction][1:]) / sum(seconds[task]),
+                "outside_networks": 1 - inside / sum(seconds[task]),
             }
         )
     return results
 
 
 class Timed(nn.Module):
-    """A denoiser that adds the seconds spent in it to ``inside[0]``."""
+    """A denoiser whose calls a stopwatch times."""
 
-    def __init__(self, denoiser: nn.Module, inside: list[float], device: torch.device):
+    def __init__(self, denoiser: nn.Module, watch: timing.Stopwatch):
         super().__init__()
-        self.denoiser, self.spec, self.inside, self.device = denoiser, denoiser.spec, inside, device
+        self.denoiser, self.spec, self.watch = denoiser, denoiser.spec, watch
 
     def forward(self, *arguments: Tensor) -> Tensor:
-        output, seconds = timing.timed(lambda: self.denoiser(*arguments), self.device)
-        self.inside[0] += seconds
-        return output
+        with self.watch:
+            return self.denoiser(*arguments)

@@ -20,7 +20,7 @@ def peers(config: DictConfig, device: torch.device) -> list[dict]:
     zoo = build.load_zoo(config, device)
     for peer in config.peers:
         if peer == "torch-fidelity":
-            rows += metric_peers.rows(config.features, config.repetitions)
+            rows += metric_peers.rows(config.features, config.repetitions, config.metrics, device)
             continue
         for name in chosen(config, zoo):
             rows += diffusers_peer.rows(config, zoo, name, device)

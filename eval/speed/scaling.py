@@ -17,7 +17,7 @@ from stitch.runs.shards import open_folder
 # Settings of the bench that scripts.sample does not have.
 _OURS = {
     "bench", "denoisers", "variants", "fractions", "peers", "processes", "repetitions", "results",
-    "features", "num_images", "samples",
+    "features", "metrics", "num_images", "samples",
 }  # fmt: skip
 
 

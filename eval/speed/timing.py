@@ -55,6 +55,37 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+class Stopwatch:
+    """The seconds that a device spends in some blocks of code.
+
+    An accelerator is asked by events that it passes, for which the host does not wait: measured is
+    what is done when nobody measures.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self._marks = device, []
+
+    def __enter__(self) -> None:
+        self._marks.append([self._mark()])
+
+    def __exit__(self, *error) -> None:
+        self._marks[-1].append(self._mark())
+
+    def _mark(self) -> float | torch.Event:
+        if self.device.type == "cpu":
+            return time.perf_counter()
+        event = torch.Event(self.device, enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self) -> float:
+        """Of all blocks so far; waits until the device has finished them."""
+        if self.device.type == "cpu":
+            return sum(end - start for start, end in self._marks)
+        synchronise(self.device)
+        return sum(start.elapsed_time(end) for start, end in self._marks) / 1000
+
+
 def summary(seconds: list[float]) -> dict[str, float]:
     """Median and fastest in milliseconds, and the spread: (slowest - fastest) / median."""
     median = statistics.median(seconds)

@@ -10,8 +10,8 @@ import torch
 
 import models
 from eval.speed import metric_peers as bench_metrics
+from eval.speed import networks, timing
 from eval.speed import operators as bench_profile
-from eval.speed import timing
 from models.cost import activation_bytes
 from models.errors import InputError
 from stitch.runs import build, devices, memory
@@ -80,6 +80,10 @@ def test_fused_kernels_are_called_by_what_they_fuse():
     "overrides, message",
     [
         (["bench=peers", "peers=[torch-fidelity]", "features=[10, 10, 4]"], "whole numbers of 10"),
+        (
+            ["bench=peers", "peers=[torch-fidelity]", "metrics=[fid]"],
+            "metrics=['fid'] is unknown; known: ['FID of moments'",
+        ),
         (["bench=peers", "peers=[tensorrt]"], "tensorrt is unknown; known: diffusers"),
         (["bench=network", "batch_size=100000000", "variants=[fp32]"], "at most"),
         (["bench=network", "variants=[bf16+int3]"], "bf16+int3 is unknown; say PRECISION"),
@@ -113,6 +117,37 @@ def test_a_batch_that_does_not_fit_says_which_does(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
     with pytest.raises(InputError, match=r"batch_size=100 does not fit .*; \d+ does"):
         run.images(range(100))
+
+
+@torch.no_grad()
+def test_a_trajectory_is_measured_as_a_whole_and_within_its_networks():
+    words = [
+        "bench=trajectory",
+        "sampler.steps=4",
+        "batch_size=2",
+        "repetitions=2",
+        "fractions=[0,1]",
+    ]
+    config = compose("bench", *words, "precision=fp32", "denoisers=[DiT-S,DiT-XL]")
+    large, small = networks.trajectory(config, torch.device("cpu"))
+    macs = models.load_zoo("fashion").macs
+    assert large["allocation"] == "DiT-XL*4"
+    assert large["gmacs_per_image"] == pytest.approx(4 * 2 * macs("DiT-XL") / 1e9)  # guided
+    assert large["speed_up"] == large["ideal_speed_up"] == 1
+    assert small["ideal_speed_up"] == pytest.approx(macs("DiT-XL") / macs("DiT-S"))
+    assert small["stitch_efficiency"] == small["speed_up"] / small["ideal_speed_up"]
+    for row in (large, small):
+        assert 0 < row["outside_networks"] < 1
+
+
+def test_a_stopwatch_adds_up_what_it_is_around(monkeypatch):
+    clock = iter([1.0, 3.0, 10.0, 10.5])
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    watch = timing.Stopwatch(torch.device("cpu"))
+    for _ in range(2):
+        with watch:
+            pass
+    assert watch.seconds() == 2.5
 
 
 def test_tasks_are_timed_in_turn_after_a_warm_up():

@@ -4,13 +4,12 @@ Every row starts ``scripts.sample`` under torchrun, does something to it, and ha
 finish. It takes half an hour on two cores; the full disk needs the right to mount a tmpfs.
 """
 
-import contextlib
+import functools
 import itertools
 import json
 import os
 import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -19,11 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from stitch.runs import devices
 from stitch.runs.shards import ShardError, folder_digest, open_folder
 from tests import ROOT
+from tests.measure.difference import difference
+from tests.measure.launch import Launch, unstored
 
 NUM_IMAGES, SHARD_SIZE, KILLS = 400, 20, 20
 RUN = [
@@ -57,89 +56,14 @@ networks differs.
 """
 
 
-class Launch:
-    """One command at work on a folder."""
-
-    def __init__(self, samples: Path, processes: int = 2, restarts: int = 0):
-        self.samples, self.began = samples, time.monotonic()
-        self.owners = self.leasing()
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d",
-                "--rdzv-endpoint=localhost:0", f"--nproc-per-node={processes}",
-                f"--max-restarts={restarts}",
-                "-m", "scripts.sample", *RUN, f"samples={samples}",
-            ],
-            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=self.log, stderr=self.log,
-        )  # fmt: skip
-
-    def leasing(self) -> set[str]:
-        """Owners of the leases that there are now."""
-        owners = set()
-        for path in self.samples.glob("*.lease"):
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                owners.add(json.loads(path.read_text())["owner"])
-        return owners
-
-    def wait_for_lease(self) -> float:
-        """Seconds from the start, or the last kill, until a new process leases a shard."""
-        while self.process.poll() is None:
-            if self.leasing() - self.owners:
-                break
-            time.sleep(0.01)
-        self.owners |= self.leasing()
-        return time.monotonic() - self.began
-
-    def ranks(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
-
-    def kill_one(self, choice: random.Random) -> int:
-        """Images that the killed rank had not stored."""
-        self.began = time.monotonic()
-        self.owners |= self.leasing()
-        pid = choice.choice(self.ranks())
-        os.kill(pid, signal.SIGKILL)
-        return unstored(self.samples, pid)
-
-    def kill_all(self) -> None:
-        for pid in [self.process.pid, *self.ranks()]:
-            os.kill(pid, signal.SIGKILL)
-
-    def wait(self) -> float:
-        """Seconds until the command ended."""
-        self.process.wait()
-        time.sleep(0.2)  # ranks whose parent was killed are reaped by init
-        return time.monotonic() - self.began
-
-    def text(self) -> str:
-        self.log.seek(0)
-        return self.log.read()
-
-    def succeed(self) -> float:
-        seconds = self.wait()
-        assert self.process.returncode == 0, self.text()
-        return seconds
-
-
-def unstored(samples: Path, pid: int | None = None) -> int:
-    """Images that killed processes (or one) had finished and not stored; their leases tell."""
-    folder, images = open_folder(samples), 0
-    for path in samples.glob("*.lease"):
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            lease = json.loads(path.read_text())
-            if pid in (None, lease["pid"]):
-                there = folder.length(int(path.stem.split("-")[1]))
-                images += max(0, lease["images"] - there)
-    return images
+start = functools.partial(Launch, RUN)
 
 
 class Table:
     def __init__(self, folder: Path):
         self.folder, self.rows = folder, []
         self.whole = self.new("whole")
-        Launch(self.whole).succeed()
+        start(self.whole).succeed()
         folder = open_folder(self.whole)
         self.digest = folder_digest(folder, NUM_IMAGES)
         shards = statistics.median(timing["seconds"] for timing in folder.timings())
@@ -181,13 +105,13 @@ class Table:
         self, fault: str, samples: Path, unstored: int = 0, again=(), processes: int = 2
     ) -> None:
         """Have the same command finish ``samples``, and note it."""
-        last = Launch(samples, processes)
+        last = start(samples, processes)
         first = last.wait_for_lease()
         self.add(fault, samples, unstored, [*again, first], last.succeed())
 
     def killed(self, samples: Path, processes: int = 2, after: float = 2.0) -> int:
         """Have a launch killed in the middle of its work; return the images it had not stored."""
-        launched = Launch(samples, processes)
+        launched = start(samples, processes)
         launched.wait_for_lease()
         time.sleep(after)
         launched.kill_all()
@@ -200,7 +124,7 @@ def all_ranks_killed(table: Table) -> None:
     choice = random.Random(0)
     samples, again, lost = table.new("killed"), [], 0
     for _ in range(KILLS):
-        launched = Launch(samples)
+        launched = start(samples)
         again.append(launched.wait_for_lease())
         time.sleep(choice.uniform(0, table.kill_within))
         launched.kill_all()
@@ -213,7 +137,7 @@ def one_rank_killed(table: Table) -> None:
     """Kill either rank at random moments; torchrun restarts both (elastic)."""
     choice = random.Random(1)
     samples, again, lost = table.new("killed"), [], 0
-    launched = Launch(samples, restarts=KILLS)
+    launched = start(samples, restarts=KILLS)
     launched.wait_for_lease()
     for _ in range(KILLS):
         time.sleep(choice.uniform(0, table.kill_within))
@@ -228,7 +152,7 @@ def one_rank_killed(table: Table) -> None:
 
 def terminated(table: Table) -> None:
     samples = table.new("terminated")
-    launched = Launch(samples)
+    launched = start(samples)
     launched.wait_for_lease()
     time.sleep(2)
     launched.process.terminate()
@@ -243,7 +167,7 @@ def full_disk(table: Table) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=180k", "tmpfs", str(samples)]
     subprocess.run(mount, check=True)
     try:
-        launched = Launch(samples)
+        launched = start(samples)
         launched.wait()
         assert launched.process.returncode != 0
         assert "No space left on device; nothing finished is lost" in launched.text()
@@ -286,7 +210,7 @@ def other_machine(table: Table) -> None:
 
 def two_launches(table: Table) -> None:
     samples = table.new("two")
-    launches = [Launch(samples), Launch(samples)]
+    launches = [start(samples), start(samples)]
     first = min(launched.wait_for_lease() for launched in launches)
     table.add(
         "two launches of two ranks on one folder at once", samples, 0, [first],
@@ -307,9 +231,6 @@ def other_world_size(table: Table, before: int, after: int) -> None:
 
 def batch_sizes(table: Table) -> list[str]:
     """How far images of other batch sizes are from those of batches of 10."""
-    images, labels = map(
-        np.concatenate, zip(*open_folder(table.whole).batches(NUM_IMAGES), strict=True)
-    )
     rows = []
     for batch_size in (1, 7, 64):
         samples = table.new("batch")
@@ -318,13 +239,10 @@ def batch_sizes(table: Table) -> list[str]:
             [sys.executable, "-m", "scripts.sample", *overrides],
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True,
         )  # fmt: skip
-        others, other_labels = map(
-            np.concatenate, zip(*open_folder(samples).batches(NUM_IMAGES), strict=True)
-        )
-        distance = np.abs(images.astype(int) - others)
+        found = difference(table.whole, samples)
         rows.append(
-            f"| {batch_size} | {'yes' if (labels == other_labels).all() else 'NO'} "
-            f"| {distance.max()} | {(distance > 0).sum()} of {distance.size} |"
+            f"| {batch_size} | {'yes' if found.labels else 'NO'} "
+            f"| {found.largest} | {found.differing} of {found.values} |"
         )
         print(rows[-1], flush=True)
     return rows

@@ -6,6 +6,7 @@ size by those who have none. The images are noise.
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,10 +21,13 @@ from models.zoo import CARDS
 from tests import golden
 
 
-def write(zoo: str, folder: str | Path) -> list[str]:
+def write(zoo: str, folder: str | Path, denoisers: Sequence[str] | None = None) -> list[str]:
     """Write the denoisers and the first stage of a zoo's card below ``folder``, where it has them.
 
     A record beside each file says that it is not the published one.
+
+    Args:
+        denoisers: those to write; None: all.
 
     Returns:
         Overrides for the commands.
@@ -32,7 +36,7 @@ def write(zoo: str, folder: str | Path) -> list[str]:
     folder = Path(folder).resolve()
     card.checkpoints = str(folder)
     made = models.Zoo(card)
-    for name in [*made.denoisers, "first-stage"]:
+    for name in [*(denoisers or made.denoisers), "first-stage"]:
         path = made.file(name).path
         if not record_path(path).exists():
             _save(made.skeleton(name), path)

@@ -82,12 +82,10 @@ class Candidates:
             InputError: if its choices do not fit together.
         """
         words = tuple(itertools.chain(*(w.split() for w in self._words(setting))))
-        key = (words, num_images)
-        if key not in self._configs:
-            wanted = [*self._given, *words, f"num_images={num_images}"]
-            self._configs[key] = self._compose(wanted)
-        config = OmegaConf.merge(self._configs[key], {"allocation": self._allocation(setting)})
-        return build.create(config, self._zoo)
+        if words not in self._configs:
+            self._configs[words] = self._compose([*self._given, *words])
+        own = {"allocation": self._allocation(setting), "num_images": num_images}
+        return build.create(OmegaConf.merge(self._configs[words], own), self._zoo)
 
     def command(self, setting: Setting, num_images: int) -> str:
         """What samples a setting and measures it."""

@@ -1,8 +1,10 @@
 """Settings of a search space as runs."""
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import models
@@ -12,6 +14,11 @@ from stitch.runs import build
 from stitch.runs.run import Run
 
 STITCHING = "stitching"
+# What a search may be told that is no setting of a run.
+NOT_OF_A_RUN = {
+    "space", "budget", "tries", "generations", "images", "kept", "repetitions", "warm_up",
+    "measure", "results",
+}  # fmt: skip
 
 
 class Candidates:
@@ -37,11 +44,12 @@ class Candidates:
         given: Sequence[str],
         zoo: models.Zoo,
     ):
-        self._compose, self._given, self._zoo = compose, list(given), zoo
+        self._compose, self._zoo = compose, zoo
+        self._given = [w for w in given if w.split("=")[0].split(".")[0] not in NOT_OF_A_RUN]
         settings = OmegaConf.to_container(config.space)
         parts, axes = settings.get(STITCHING), dict(settings["axes"])
         for name, choices in axes.items():
-            axes[name] = [str(choice) for choice in choices or ()]
+            axes[name] = ["" if choice is None else str(choice) for choice in choices or ()]
         self._names = zoo.default_denoisers
         shares = {}
         if parts:
@@ -82,10 +90,22 @@ class Candidates:
             InputError: if its choices do not fit together.
         """
         words = tuple(itertools.chain(*(w.split() for w in self._words(setting))))
-        if words not in self._configs:
-            self._configs[words] = self._compose([*self._given, *words])
         own = {"allocation": self._allocation(setting), "num_images": num_images}
-        return build.create(OmegaConf.merge(self._configs[words], own), self._zoo)
+        return build.create(OmegaConf.merge(self._config(words), own), self._zoo)
+
+    def _config(self, words: tuple[str, ...]) -> DictConfig:
+        """The config of some choices. Composing takes long, so it is done for groups only."""
+        if words not in self._configs:
+            groups = tuple(word for word in words if "." not in word.split("=")[0])
+            if groups not in self._configs:
+                self._configs[groups] = self._compose([*self._given, *groups])
+            config = copy.deepcopy(self._configs[groups])
+            for one in OverridesParser.create().parse_overrides(
+                [w for w in words if w not in groups]
+            ):
+                OmegaConf.update(config, one.get_key_element(), one.value())
+            self._configs[words] = config
+        return self._configs[words]
 
     def command(self, setting: Setting, num_images: int) -> str:
         """What samples a setting and measures it."""

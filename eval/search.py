@@ -185,13 +185,16 @@ def fronts(
 
 
 def neighbours(space: Space, settings: Iterable[Setting]) -> Iterable[Setting]:
-    """The settings that differ in one axis, by one choice; the nearest of the first ones first."""
-    seen = set()
+    """The settings that differ in one axis, by one choice; one of each of ``settings`` in turn."""
     sizes = [len(choices) for choices in space.axes.values()]
+    near = []
     for setting in settings:
-        for axis, size in enumerate(sizes):
-            for choice in (setting[axis] - 1, setting[axis] + 1):
-                one = (*setting[:axis], choice, *setting[axis + 1 :])
-                if 0 <= choice < size and one not in seen:
-                    seen.add(one)
-                    yield one
+        own = [
+            (*setting[:axis], choice, *setting[axis + 1 :])
+            for axis, size in enumerate(sizes)
+            for choice in (setting[axis] - 1, setting[axis] + 1)
+            if 0 <= choice < size
+        ]
+        near.append(sorted(own, key=_mixed))
+    turns = itertools.chain(*itertools.zip_longest(*near))
+    yield from dict.fromkeys(one for one in turns if one is not None)

@@ -186,7 +186,7 @@ def _fid(point: dict) -> str:
 def _choices(point: dict) -> str:
     """A setting in few words."""
     chosen = [word for axis, word in point["choices"].items() if not axis.startswith("share of")]
-    words = [word.replace("sampler.", "").replace("cache.", "") for word in chosen]
+    words = [word.replace("sampler.", "").replace("cache.", "") for word in chosen if word]
     return f"{point['allocation']}, {', '.join(words)}"
 
 

@@ -24,18 +24,27 @@ def prediction(
     Args:
         config: see ``eval.speed.budget.cost_table``.
         run_of: setting -> its run.
-        settings: some that call everything that any of them calls; their steps are measured.
+        settings: some that call everything that any of them calls; their steps are measured. Those
+            whose choices do not fit together are left out.
 
     Raises:
         InputError: if none of ``settings`` is within the limit; it names the fastest.
     """
+    possible, unfit = [], None
+    for setting in settings:
+        try:
+            possible.append(run_of(setting))
+        except InputError as error:
+            unfit = error
+    if not possible:
+        raise unfit
     runs, seen = [], set()
-    for run in map(run_of, settings):
+    for run in possible:
         if not seen.issuperset(run.calls):
             seen |= set(run.calls)
             runs.append(run)
     costs = budget.cost_table(config, runs)
-    fastest = min(costs.seconds(run.calls) / costs.batch for run in map(run_of, settings))
+    fastest = min(costs.seconds(run.calls) / costs.batch for run in possible)
     if fastest > limit:
         raise InputError(
             f"budget={1e3 * limit:g}ms is below the fastest setting, which takes "

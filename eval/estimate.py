@@ -156,8 +156,15 @@ def setting_text(run: Run) -> str:
     sampler = run.settings["sampler"]
     return (
         f"{run.zoo.name}: {SAMPLERS.get(sampler['name'], sampler['name'])} {sampler['steps']} "
-        f"steps, w = {run.guidance.scale:g}, {run.num_images:,} images"
+        f"steps, w = {run.guidance.scale:g}, {run.num_images:,} images{cache_text(run)}"
     )
+
+
+def cache_text(run: Run) -> str:
+    """What is forecast in a run, for people; empty if nothing is."""
+    if run.cache is None:
+        return ""
+    return f", in full every {run.cache.interval} steps (cache of order {run.cache.order})"
 
 
 def dataset_of(config: DictConfig) -> str | None:

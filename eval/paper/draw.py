@@ -5,7 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-from eval.estimate import SAMPLERS
+from eval.estimate import SAMPLERS, cache_text
 from eval.metrics import METRICS
 from eval.paper import reported, tables
 from eval.paper.kinds import KINDS, Drawing
@@ -124,6 +124,7 @@ def caption_text(planner, figure: dict, points: list[Point], found: list) -> str
         f"seed {settings[0]['seed']}, "
         f"{' / '.join(dict.fromkeys(one['dtype'] for one in settings))}"
     )
+    text += "".join(dict.fromkeys(cache_text(run) for run in runs))
     if figure.get("scaled") is not False:
         text += f", protocol {planner.protocol}{' changed' if planner.changed else ''}"
     timed = figure["kind"] == "pareto" or "time" in figure.get("y", figure.get("columns", []))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from stitch.runs import devices
+from stitch.runs import devices, distributed
 from stitch.runs.fill import Batch, begin, fill
 from stitch.runs.run import Run
 from stitch.runs.warmup import load, prepare
@@ -46,18 +46,22 @@ def sample_missing(run: Run) -> int:
         ShardError: if the folder cannot be written to.
         SystemExit: when interrupted by a signal, after the batch in hand.
     """
-    if run.samples.lacking(run.num_images):
+    # One rank looks: it opens every shard.
+    if distributed.from_main(lambda: bool(run.samples.lacking(run.num_images))):
         load(run)  # before the folder is made: weights may turn out to be wrong
     missing = begin(run.samples, run.num_images)
     if missing:
-        sample_lacking(run)
+        _sample(run)
     return missing
 
 
 def sample_lacking(run: Run) -> None:
     """Sample what is missing of a run whose folder ``begin`` has verified; ranks need not wait."""
-    if not run.samples.lacking(run.num_images):
-        return
+    if run.samples.lacking(run.num_images):
+        _sample(run)
+
+
+def _sample(run: Run) -> None:
     prepare(run)
     fill(
         run.samples,

@@ -21,7 +21,7 @@ from eval.paper.points import Planner
 from models.errors import InputError
 from scripts import cli, sweep
 from stitch.cost import CostTable
-from stitch.runs import build, devices, shards
+from stitch.runs import build, devices, shard_file
 from stitch.runs.generate import sample_missing
 from stitch.runs.grouped import groups
 from stitch.runs.run import Run
@@ -119,8 +119,8 @@ FIRST_OF_THEIR_KIND = ("DiT-B*4", "DiT-S*2+DiT-B*2")
 @pytest.fixture
 def read(monkeypatch):
     """The shards that are read, once for each time."""
-    paths, load = [], shards._load
-    monkeypatch.setattr(shards, "_load", lambda path: paths.append(path) or load(path))
+    paths, load = [], shard_file.load
+    monkeypatch.setattr(shard_file, "load", lambda path: paths.append(path) or load(path))
     return paths
 
 

@@ -1,4 +1,8 @@
-"""Find allocations that fit a time budget: ``python -m scripts.plan budget=2.5s``."""
+"""Find allocations that fit a time budget: ``python -m scripts.plan budget=2.5s``.
+
+With ``search=runs/search/ZOO/frontier.json`` settings of all kinds, as ``scripts.search`` found
+them; the budget is then that of one image.
+"""
 
 if not __package__:
     import as_module  # noqa: F401  says how to start it, and exits
@@ -17,6 +21,10 @@ log = logging.getLogger("plan")
 @command("plan")
 def main(config: DictConfig) -> None:
     limit = budget.parse_budget(config.budget)
+    if config.search is not None:
+        for line in budget.searched(config.search, limit, config.top):
+            log.info("%s", line)
+        return
     runs = latency.allocations(config, build.load_zoo(config, devices.start(config.device)))
     costs = budget.cost_table(config, runs)
     log.info(

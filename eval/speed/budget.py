@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from eval.speed import latency, timing
 from models.errors import InputError
-from models.files import write_atomically
+from models.files import read_json, write_atomically
 from stitch import pareto_frontier
 from stitch.cost import CostTable, lateness
 from stitch.runs.provenance import refuse_unclean
@@ -136,6 +136,33 @@ def within(choices: list[Choice], budget: float) -> list[Choice]:
             "smaller batch"
         )
     return fitting
+
+
+def searched(path: str | Path, budget: float, top: int) -> list[str]:
+    """The best settings that a search found within a time per image, as lines of text.
+
+    Args:
+        path: ``frontier.json`` of ``scripts.search``.
+        budget: seconds of one image, in batches as the search had them.
+
+    Raises:
+        InputError: if it is no result of a search, or nothing in it is as fast.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"points", "batch_size", "device"} <= found.keys():
+        raise InputError(f"search={path} is no result of scripts.search; give its frontier.json")
+    points = [point for point in found["points"] if point["ms_per_image"] <= 1e3 * budget]
+    if not points:
+        fastest = min(point["ms_per_image"] for point in found["points"])
+        raise InputError(
+            f"budget={budget:g}s is below the fastest setting of search={path}, "
+            f"{fastest / 1e3:.3g}s an image; give more"
+        )
+    best = sorted(points, key=lambda point: point["fid"])[:top]
+    return [
+        f"{found['zoo']} on {found['device']}, batch {found['batch_size']}, by {path}",
+        *(f"{p['ms_per_image']:8.2f} ms  FID {p['fid']:.3f}  {p['command']}" for p in best),
+    ]
 
 
 def verify(run: Run, batch: int, repetitions: int) -> float:

@@ -82,3 +82,19 @@ def test_a_budget_below_the_fastest_setting_is_refused_naming_it(found):
     runs, *_ = found
     line = commands.refusal("search", *FEW, f"runs={runs}", "budget=0.01ms")
     assert "budget=0.01ms is below the fastest setting, which takes" in line
+
+
+def test_a_plan_lists_what_was_found_within_a_budget(found):
+    runs, result, _ = found
+    file = runs / "search" / "fashion" / "frontier.json"
+    times = sorted(point["ms_per_image"] for point in result["points"])
+    code, output, errors = commands.run("plan", f"search={file}", f"budget={times[1]}ms", "top=9")
+    assert code == 0, errors
+    head, *lines = output.splitlines()
+    assert "fashion" in head and len(lines) == 2
+    fids = [point["fid"] for point in result["points"] if point["ms_per_image"] <= times[1]]
+    assert f"FID {min(fids):.3f}" in lines[0] and "python -m scripts.sweep" in lines[0]
+    line = commands.refusal("plan", f"search={file}", "budget=0.001ms")
+    assert "below the fastest setting of search=" in line
+    line = commands.refusal("plan", "search=docs/fashion/fig05.json", "budget=1s")
+    assert "is no result of scripts.search" in line

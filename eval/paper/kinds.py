@@ -281,7 +281,7 @@ def _beside(drawing: Drawing) -> list[str]:
         for metric in drawing.figure["beside"]:
             if metric == "time":
                 unit = "ms" if timed == "time" else "GMACs"
-                words.append(f"{value(record, timed):.3g} {unit}")
+                words.append(f"{value(record, timed):.1f} {unit}")
             else:
                 one = METRICS[metric]
                 words.append(f"{one.label} {value(record, metric):.{max(one.digits - 1, 2)}f}")

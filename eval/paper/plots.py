@@ -169,14 +169,15 @@ def image_grid(
     count = len(rows[0])
     canvas = np.concatenate([np.concatenate(list(images), axis=1) for images in rows])
     height, width = rows[0].shape[1:3]
-    size = (max(0.5 * count + 0.8, 3.4), 0.5 * len(rows) + 0.9)
+    slanted = {"rotation": 40, "ha": "left"} if max(map(len, columns), default=0) > 6 else {}
+    beside, above = 0.4 + 0.075 * max(map(len, labels)), 0.6 if slanted else 0
+    size = (max(0.5 * count + beside, 3.4), 0.5 * len(rows) + 0.9 + above)
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(size, layout="constrained")
         axes = figure.subplots()
         axes.imshow(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas, cmap="gray")
         axes.set(title=title, ylabel=y)
         axes.set_yticks([height * (i + 0.5) for i in range(len(rows))], labels)
-        slanted = {"rotation": 40, "ha": "left"} if max(map(len, columns), default=0) > 6 else {}
         axes.xaxis.tick_top()
         axes.set_xticks([width * (i + 0.5) for i in range(len(columns))], columns, **slanted)
         axes.tick_params(length=0)

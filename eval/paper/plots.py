@@ -170,7 +170,7 @@ def image_grid(
     canvas = np.concatenate([np.concatenate(list(images), axis=1) for images in rows])
     height, width = rows[0].shape[1:3]
     slanted = {"rotation": 40, "ha": "left"} if max(map(len, columns), default=0) > 6 else {}
-    beside, above = 0.4 + 0.075 * max(map(len, labels)), 0.6 if slanted else 0
+    beside, above = 0.7 + 0.08 * max(map(len, labels)), 0.6 if slanted else 0
     size = (max(0.5 * count + beside, 3.4), 0.5 * len(rows) + 0.9 + above)
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(size, layout="constrained")

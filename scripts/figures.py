@@ -32,6 +32,7 @@ def main(config: DictConfig) -> None:
     figures: dict[str, dict] = OmegaConf.to_container(config.figure)
     check_kinds(figures)
     planner = Planner(config, compose, overrides())
+    figures = planner.possible(figures)
     folder = figures_folder(config, planner)
     if not config.dry_run:
         refuse_unclean("figures", folder)

@@ -103,7 +103,7 @@ def table(head, rows, kind: str = "") -> str:
 def sliders(config: DictConfig, planner: Planner) -> str:
     """The grids whose samples are there, each with a slider over the share of the small one."""
     evidence, parts = Evidence(config, planner), []
-    for name, settings in OmegaConf.to_container(config.figure).items():
+    for name, settings in planner.possible(OmegaConf.to_container(config.figure)).items():
         if settings["kind"] != "grid" or settings["across"] == "fraction":
             continue
         points = planner.points(settings)

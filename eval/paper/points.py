@@ -1,6 +1,7 @@
 """What a figure needs: from ``configs/figure/NAME.yaml`` to runs, and what they cost."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from models.errors import InputError
 from stitch import simplex
 from stitch.runs import build, devices
 from stitch.runs.run import Run
+
+log = logging.getLogger("figures")
 
 Compose = Callable[[str, Sequence[str]], DictConfig]
 PARTS = ("small", "medium", "large")
@@ -106,10 +109,30 @@ class Planner:
 
     def parts(self, figure: dict) -> dict[str, str]:
         """Part (small, medium, large) -> denoiser, and ``zoo`` -> its zoo."""
-        families = self.facts["families"]
-        if figure["family"] not in families:
-            raise InputError(f"figure.family={figure['family']} is unknown; known: {[*families]}")
-        return families[figure["family"]]
+        return self.facts["families"][figure["family"]]
+
+    def possible(self, figures: dict[str, dict]) -> dict[str, dict]:
+        """Those of ``figures`` whose family of denoisers the data set has.
+
+        Raises:
+            InputError: if there is none.
+        """
+        known = self.facts["families"]
+        found = {name: figure for name, figure in figures.items() if figure["family"] in known}
+        absent = sorted({figure["family"] for figure in figures.values()} - known.keys())
+        if not found:
+            raise InputError(
+                f"{self.dataset} has no denoisers of the family {', '.join(absent)}, which "
+                f"figure={','.join(figures)} is of; it has {', '.join(known)}"
+            )
+        if absent:
+            log.warning(
+                "left out, as %s has no denoisers of the family %s: %s",
+                self.dataset,
+                " and ".join(absent),
+                ", ".join(name for name in figures if name not in found),
+            )
+        return found
 
     def points(self, figure: dict) -> list[Point]:
         """Every point of a figure, panel by panel, series by series."""

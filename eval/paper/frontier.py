@@ -38,7 +38,7 @@ def result(
         rounds: of ``eval.search.search``, with these numbers of images.
         records, influences, times: of the settings of the last round.
         cost: setting -> predicted seconds of one image.
-        hours: that the search took.
+        hours: that the search took; what was recorded before took more.
     """
     space, base = candidates.space, candidates.space.base
     points = []
@@ -169,7 +169,7 @@ def page(found: dict) -> str:
         )
         + "\n\n**The best setting within a time per image**\n\n"
         + markdown(("at most", names[-1], *(name for name, _ in alone), "command"), budgets)
-        + f"\n\n{'; '.join(rounds)}; {found['hours']:.2f} hours in all. {caption(found)}.\n\n"
+        + f"\n\n{'; '.join(rounds)}; {found['hours']:.2f} hours, what was recorded before not counted. {caption(found)}.\n\n"
         "![FID against time](frontier.png)\n"
     )
 

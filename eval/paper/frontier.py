@@ -169,7 +169,8 @@ def page(found: dict) -> str:
         )
         + "\n\n**The best setting within a time per image**\n\n"
         + markdown(("at most", names[-1], *(name for name, _ in alone), "command"), budgets)
-        + f"\n\n{'; '.join(rounds)}; {found['hours']:.2f} hours, what was recorded before not counted. {caption(found)}.\n\n"
+        + f"\n\n{'; '.join(rounds)}; {found['hours']:.2f} hours, what was recorded before not "
+        f"counted. {caption(found)}.\n\n"
         "![FID against time](frontier.png)\n"
     )
 

@@ -53,8 +53,8 @@ class Candidates:
         self._names = zoo.default_denoisers
         shares = {}
         if parts:
-            tenths = [f"{part / parts:.6g}" for part in range(parts + 1)]
-            shares = {f"share of {name}": tenths for name in self._names[:-1]}
+            choices = [f"{part / parts:.6g}" for part in range(parts + 1)]
+            shares = {f"share of {name}": choices for name in self._names[:-1]}
         methods = {
             name: [axis for one in varied for axis in (shares if one == STITCHING else [one])]
             for name, varied in settings["methods"].items()

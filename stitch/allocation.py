@@ -3,7 +3,7 @@
 import bisect
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,12 @@ class Allocation:
     steps: tuple[str, ...]
 
     @classmethod
-    def from_fractions(cls, fractions: Mapping[str, float], steps: int) -> "Allocation":
+    def from_fractions(
+        cls,
+        fractions: Mapping[str, float],
+        steps: int,
+        rounding: Callable[[float], int] = round,
+    ) -> "Allocation":
         """Give consecutive stretches of the trajectory to the denoisers in the mapping's order.
 
         The first denoiser takes the first round(r_1 * steps) steps (paper, sec. 3.2); with more
@@ -34,15 +39,16 @@ class Allocation:
         Args:
             fractions: denoiser name -> share of the steps, each in [0, 1], summing to 1.
             steps: number of sampling steps.
+            rounding: of the boundaries; the official text-to-image code's is ``math.floor``.
 
         Raises:
             InputError: if a fraction is negative or they do not sum to 1 (the sum is named).
         """
-        _check_fractions(fractions)
+        check_fractions(fractions)
         check.whole("steps", steps, least=1)
         # Cumulative sums carry rounding errors such as 0.30000000000000004: drop them first.
         cumulative = itertools.accumulate(fractions.values())
-        edges = [0, *(round(round(share * steps, 6)) for share in cumulative)]
+        edges = [0, *(rounding(round(share * steps, 6)) for share in cumulative)]
         counts = (stop - start for start, stop in itertools.pairwise(edges))
         return cls.from_runs(zip(fractions, counts, strict=True))
 
@@ -66,7 +72,7 @@ class Allocation:
             fractions: as for ``from_fractions``.
             timesteps: the sampler's, in sampling order; T is ``num_timesteps``.
         """
-        _check_fractions(fractions)
+        check_fractions(fractions)
         names = list(fractions)
         if len(names) == 2:
             small, large = names
@@ -219,16 +225,16 @@ def simplex(parts: int, resolution: int) -> list[tuple[float, ...]]:
     ]
 
 
-def _check_fractions(fractions: Mapping[str, float]) -> None:
+def check_fractions(fractions: Mapping[str, float], setting: str = "allocation.fractions") -> None:
+    """Raise InputError, naming the ``setting``, unless all are 0 or more and they sum to 1."""
     for name, fraction in fractions.items():
-        if not check.number(f"allocation.fractions: the fraction of {name}", fraction) >= 0:
+        if not check.number(f"{setting}: the fraction of {name}", fraction) >= 0:
             raise InputError(
-                f"allocation.fractions: the fraction of {name} is {fraction:g}; it must be "
-                "0 or more"
+                f"{setting}: the fraction of {name} is {fraction:g}; it must be 0 or more"
             )
     total = sum(fractions.values())
     if abs(total - 1) > 1e-6:
         raise InputError(
-            f"allocation.fractions={[float(f) for f in fractions.values()]} "
+            f"{setting}={[float(f) for f in fractions.values()]} "
             f"sum to {total:.9g}; they must sum to 1"
         )

@@ -131,10 +131,10 @@ def _denoiser(pipe: Any, slot: str | None) -> tuple[str, nn.Module]:
     known = [name for name, part in components.items() if isinstance(part, nn.Module)]
     if slot is None:
         slot = next((name for name in SLOTS if name in known), None)
-    if slot not in known or getattr(components.get("scheduler"), "timesteps", None) is None:
+    if slot not in known or not hasattr(components.get("scheduler"), "set_timesteps"):
         raise InputError(
-            f"slot={slot}: {kind} has no such denoiser and scheduler; give a diffusers pipeline "
-            f"with a scheduler and one of its modules ({', '.join(known) or 'none'})"
+            f"slot={slot}: {kind} has no such denoiser, or no scheduler; give a diffusers pipeline "
+            f"with a scheduler, and one of its modules as slot: {', '.join(known) or 'none'}"
         )
     module = components[slot]
     if "timestep" not in inspect.signature(module.forward).parameters:

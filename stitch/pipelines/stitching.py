@@ -137,6 +137,8 @@ def _denoiser(pipe: Any, slot: str | None) -> tuple[str, nn.Module]:
             f"with a scheduler, and one of its modules as slot: {', '.join(known) or 'none'}"
         )
     module = components[slot]
+    if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+        raise InputError(COMPILED)
     if "timestep" not in inspect.signature(module.forward).parameters:
         raise InputError(
             f"slot={slot}: {type(module).__name__} of {kind} takes no timestep; name its denoiser"
@@ -145,8 +147,6 @@ def _denoiser(pipe: Any, slot: str | None) -> tuple[str, nn.Module]:
         raise InputError(
             f"slot={slot}: {kind} is stitched already; call remove() of the stitch before"
         )
-    if module._compiled_call_impl is not None:
-        raise InputError(COMPILED)
     return slot, module
 
 

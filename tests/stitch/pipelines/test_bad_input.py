@@ -201,7 +201,7 @@ def test_features_of_an_adapter_for_another_layout_are_refused():
     with (
         stitch_pipeline(pipe, {"small": small}, HALVES),
         refused(
-            r"the adapter is for block_out_channels=\[16, 32\] of large and small has block_out"
+            r"the adapter is for block_out_channels=\(16, 32\) of large and small has block_out"
         ),
     ):
         large(

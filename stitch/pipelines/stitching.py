@@ -70,8 +70,8 @@ def stitch_pipeline(
     of the scheduler's ``timesteps`` in a call: with PNDM one more than were asked for, with Heun
     almost twice as many, and in image-to-image also those that are passed over.
 
-    The others come to the large one's precision and to the latents' device when they are needed
-    first, and stay. Caches, these and those that diffusers has put on a denoiser, begin anew where
+    The others come to the device and the precision of the latents when they are needed first, and
+    stay. Caches, these and those that diffusers has put on a denoiser, begin anew where
     a denoiser takes over and where a trajectory begins.
 
     Args:

@@ -33,7 +33,8 @@ from stitch.pipelines import stitch_pipeline
 
 def dit(layers):
     return DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=layers, sample_size=4
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4,
+        num_layers=layers, sample_size=4
     )
 
 vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)

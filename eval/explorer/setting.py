@@ -16,7 +16,7 @@ from stitch.runs.run import Run
 COUNT = 4  # images, side by side
 WHOLE = 100  # shares are percent
 # From, to: what a page in a browser is sensibly used for.
-GUIDANCE, STEPS, INTERVAL = (0, 20), (1, 250), (1, 10)
+GUIDANCE, STEPS, INTERVAL = (0, 10), (1, 100), (1, 10)
 SEED = (0, 2**53 - 1)  # more, JavaScript's numbers cannot say
 
 

@@ -63,8 +63,13 @@ class Walker:
 
         def work() -> None:
             try:
-                with self._alone:
+                while not self._alone.acquire(timeout=0.1):
+                    if stop.is_set():
+                        raise Stopped
+                try:
                     arrived.put(self._walk(run, arrived.put, stop))
+                finally:
+                    self._alone.release()
                 arrived.put(None)
             except BaseException as error:
                 arrived.put(error)
@@ -83,9 +88,17 @@ class Walker:
         finally:
             stop.set()
 
+    def warm_up(self, run: Run) -> None:
+        """Load what a run needs and evaluate it once, while nobody waits."""
+        with self._alone:
+            self._preview()
+            self._warm_up(run)
+
     def _walk(self, run: Run, show: Callable[[View], None], stop: threading.Event) -> View:
         preview = self._preview()
         self._warm_up(run)
+        if stop.is_set():
+            raise Stopped
         steps, seconds = len(run.allocation), 0.0
         started = _now(run)
 
@@ -98,15 +111,13 @@ class Walker:
             show(View(images, step + 1, seconds, done=False))
             started = _now(run)
 
-        if stop.is_set():
-            raise Stopped
         latents = run.walk(range(run.num_images), callback=after)
         images = decoded(run.zoo, latents).cpu().numpy()
         return View(images, steps, seconds + _now(run) - started, done=True)
 
     @torch.no_grad()
     def _warm_up(self, run: Run) -> None:
-        """Load the networks, and evaluate each once: the first evaluation takes several times."""
+        """Load the networks, and evaluate each once: the first time takes several times as long."""
         prepare(run)
         indices = range(run.num_images)
         for step, names in enumerate(run.evaluations):

@@ -9,7 +9,6 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -37,7 +36,9 @@ def allocations(config: DictConfig, zoo) -> list[Run]:
 def with_allocation(config: DictConfig, runs: str) -> DictConfig:
     """``config`` with the allocation in run-length form, ``DiT-S*8+DiT-XL*12``."""
     allocation = {"rule": "runs", "runs": runs}
-    return OmegaConf.merge(build.unsampled(config), {"allocation": None}, {"allocation": allocation})
+    return OmegaConf.merge(
+        build.unsampled(config), {"allocation": None}, {"allocation": allocation}
+    )
 
 
 def setting(config: DictConfig, run: Run) -> dict:

@@ -87,7 +87,6 @@ class Desk:
         try:
             yield from self._sampled(setting, stop)
         finally:
-            stop.set()
             if self._stops.get(browser) is stop:
                 del self._stops[browser]
 

@@ -124,31 +124,25 @@ def frontier(recorded: Recorded, here: Run, pure: Run, zoo: str) -> str:
     parts.append(f'<polyline class="line" points="{line}"/>')
     order = sorted(range(len(recorded.points)), key=lambda i: i in best)  # the best on top
     parts += [_dot(recorded.points[i], i, i in best, xs, ys) for i in order]
-    said = []
-    for run, name, gmacs in zip((pure, here), ("pure", "here"), reversed(macs), strict=True):
-        place = recorded.place(run.settings)
-        what = "this setting" if name == "here" else str(run.allocation)
-        x = xs.at(gmacs)
-        if place is None:
-            parts.append(
-                f'<path class="mark {name}" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}"><title>'
-                f"{html.escape(what)}: not recorded</title></path>"
-            )
-            said.append(f"{what} is not recorded, its cost is the dashed line")
-        else:
-            point = recorded.points[place]
-            y = ys.at(point.fid)
-            parts.append(f'<circle class="mark {name}" cx="{x:.1f}" cy="{y:.1f}" r="7"/>')
-            said.append(f"{what} has FID {point.fid:.3f} ({point.setting.precision})")
-    text = (
-        f"{'; '.join(reversed(said))}. The line is the frontier of {len(recorded.points)} settings "
-        f"recorded, FID of {recorded.images:,} images each; {recorded.found} records of the zoo "
-        "include those under other protocols and of settings that this page has no control for."
+    marks = [
+        _mark(recorded, run, kind, xs, ys)
+        for run, kind in ((pure, "pure"), (here, "here"))
+        if kind == "here" or run.settings != here.settings
+    ]
+    said = "".join(
+        f'<span><i class="{kind}"></i>{html.escape(text)}</span>' for kind, _, text in marks[::-1]
     )
+    text = (
+        f"The line is the frontier of {len(recorded.points)} recorded settings, FID of "
+        f"{recorded.images:,} images each. Of the {recorded.found} records of the zoo, the others "
+        "are under other protocols, or of what this page has no control for. A click on a point "
+        "loads its setting and samples it."
+    )
+    drawn = "".join([*parts, *(mark for _, mark, _ in marks)])
     return (
-        f'<figure class="frontier"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="group" '
-        f'aria-label="FID against cost">{"".join(parts)}</svg>'
-        f"<figcaption>{html.escape(text)} A click on a point loads it.</figcaption></figure>"
+        f'<figure class="frontier"><div class="legend">{said}</div><svg viewBox="0 0 {_WIDTH} '
+        f'{_HEIGHT}" role="group" aria-label="FID against cost">{drawn}</svg>'
+        f"<figcaption>{text}</figcaption></figure>"
     )
 
 
@@ -169,6 +163,19 @@ def no_records(recorded: Recorded, zoo: str) -> str:
         f"each; they appear when the page is started again:</p><pre>{html.escape(command)}</pre>"
         "</div>"
     )
+
+
+def _mark(recorded: Recorded, run: Run, kind: str, xs: "_Axis", ys: "_Axis") -> tuple:
+    """Where a run lies: what it is, its mark, and that in words."""
+    gmacs = run.cost()["macs_per_image"] / 1e9
+    place, x = recorded.place(run.settings), xs.at(gmacs)
+    if place is None:
+        mark = f'<path class="mark {kind}" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>'
+        return kind, mark, f"{run.allocation}: {gmacs:.3g} GMACs, FID not recorded"
+    point = recorded.points[place]
+    mark = f'<circle class="mark {kind}" cx="{x:.1f}" cy="{ys.at(point.fid):.1f}" r="7"/>'
+    fid = f"FID {point.fid:.3f}, recorded in {point.setting.precision}"
+    return kind, mark, f"{run.allocation}: {gmacs:.3g} GMACs, {fid}"
 
 
 def _dot(point: Point, index: int, best: bool, xs: "_Axis", ys: "_Axis") -> str:
@@ -229,8 +236,8 @@ class _Axis:
 
     @property
     def ticks(self) -> list[float]:
-        """1, 2 and 5 times powers of ten, of wide axes the powers and halves only."""
-        steps = (1, 2, 5) if self._high - self._low < 2.5 else (1, 3)
+        """Round numbers, more of them on a short axis."""
+        steps = (1, 2, 3, 5) if self._high - self._low < 2 else (1, 3)
         powers = range(math.floor(self._low), math.ceil(self._high) + 1)
         every = [step * 10.0**power for power in powers for step in steps]
         return [v for v in every if self._low <= _log(v) <= self._high]

@@ -79,12 +79,12 @@ def blocks(desk: Desk) -> gr.Blocks:
             "trajectory by small denoisers, the last by larger ones: choose how many.</p>"
         )
         with gr.Row(elem_classes="page"):
-            with gr.Column(min_width=300, scale=1):
+            with gr.Column(min_width=280, scale=1):
                 controls, shares = _controls(desk)
                 with gr.Row():
                     sample_button = gr.Button("Sample", variant="primary", min_width=80)
                     stop_button = gr.Button("Stop", min_width=80)
-            with gr.Column(min_width=320, scale=3):
+            with gr.Column(min_width=280, scale=3):
                 cards = gr.HTML(desk.empty(first), elem_id="cards")
                 gr.HTML("<h2>Who takes which step</h2>")
                 timeline = gr.HTML(elem_id="timeline")
@@ -140,7 +140,7 @@ def _controls(desk: Desk) -> tuple[list, list[gr.Slider]]:
 def _texts() -> list[gr.Textbox]:
     """Command and Python, each with a button that copies it."""
     texts = []
-    for name, lines in (("command", 3), ("Python", 11)):
+    for name, lines in (("command", 3), ("Python", 9)):
         text = gr.Textbox(label=name.capitalize(), lines=lines, interactive=False,
                           elem_id=name.lower(), elem_classes="code")  # fmt: skip
         button = gr.Button(f"Copy {name}", size="sm")
@@ -168,8 +168,10 @@ def mounted(desk: Desk, host: str, port: int) -> FastAPI:
         path="/",
         server_name=host,
         server_port=port,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        css_paths=[STYLE],
+        theme=gr.themes.Default(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+        ),
+        head=f"<style>{STYLE.read_text()}</style>",  # Gradio spoils @media in its own css=
         footer_links=[],
         run_history=False,
         allowed_paths=[],

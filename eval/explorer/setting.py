@@ -131,20 +131,26 @@ def command(words: Sequence[str]) -> str:
 
 def python(run: Run, label: str | int) -> str:
     """The lines of Python that sample what ``run`` does, a run of the page, of one class."""
-    chosen = dict(run.settings["sampler"])
-    options = ", ".join(f"{key}={value!r}" for key, value in chosen.items() if key != "name")
-    half = f", dtype={run.zoo.dtype}" if run.settings["dtype"] != "float32" else ""
-    wide = run.zoo.device.type != "cpu"
-    device = f", device={run.zoo.device.type!r}" if wide else ""
+    chosen, kind = run.settings["sampler"], type(run.sampler)
+    usual = {field.name: field.default for field in dataclasses.fields(kind)}
+    usual |= {"spacing": kind.default_spacing, "name": chosen["name"], "steps": None}
+    options = [f"{k}={_python(v)}" for k, v in chosen.items() if v != usual[k]]
+    where = [] if run.zoo.device.type == "cpu" else [f"device={_python(run.zoo.device.type)}"]
+    half = run.settings["dtype"] != "float32"
+    where += [f"dtype={run.zoo.dtype}"] if half else []
+    zoo = ", ".join([_python(run.zoo.name), *where])
+    sampler = ", ".join([_python(chosen["name"]), *options, "schedule=zoo.schedule"])
+    labels = f"[{_python(label)}] * {run.num_images}"
+    scale, seed = run.guidance.scale, run.settings["seed"]
     cache = f"\n    wrappers=[stitch.{run.cache!r}]," if run.cache else ""
-    return f"""{"import torch" + chr(10) if half else ""}import models, samplers, stitch
+    torch = "import torch\n\n" if half else ""
+    return f"""{torch}import models, samplers, stitch
 
-zoo = models.load_zoo({run.zoo.name!r}{device}{half})
-sampler = samplers.create({chosen["name"]!r}, schedule=zoo.schedule, {options})
-allocation = stitch.Allocation.parse({str(run.allocation)!r})
+zoo = models.load_zoo({zoo})
+sampler = samplers.create({sampler})
+allocation = stitch.Allocation.parse({_python(str(run.allocation))})
 images = stitch.sample(
-    zoo, sampler, allocation, labels=[{label!r}] * {run.num_images},
-    seed={run.settings["seed"]}, guidance_scale={run.guidance.scale!r},{cache}
+    zoo, sampler, allocation, labels={labels}, seed={seed}, guidance_scale={scale},{cache}
 )  # uint8 ({run.num_images}, H, W, C)
 """
 
@@ -204,6 +210,11 @@ def of_run(
         return Setting.read(values, offer)
     except InputError:
         return None
+
+
+def _python(value: Any) -> str:
+    """A text, a number or a truth as Python writes it, in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _written(value: Any) -> str:

@@ -60,14 +60,18 @@ class Walker:
             FloatingPointError: if a prediction is not finite.
         """
         arrived: queue.Queue[View | BaseException | None] = queue.Queue()
+        left = threading.Event()  # nobody looks any more
+
+        def over() -> bool:
+            return stop.is_set() or left.is_set()
 
         def work() -> None:
             try:
                 while not self._alone.acquire(timeout=0.1):
-                    if stop.is_set():
+                    if over():
                         raise Stopped
                 try:
-                    arrived.put(self._walk(run, arrived.put, stop))
+                    arrived.put(self._walk(run, arrived.put, over))
                 finally:
                     self._alone.release()
                 arrived.put(None)
@@ -86,7 +90,7 @@ class Walker:
                     raise view
                 yield view
         finally:
-            stop.set()
+            left.set()
 
     def warm_up(self, run: Run) -> None:
         """Load what a run needs and evaluate it once, while nobody waits."""
@@ -94,10 +98,10 @@ class Walker:
             self._preview()
             self._warm_up(run)
 
-    def _walk(self, run: Run, show: Callable[[View], None], stop: threading.Event) -> View:
+    def _walk(self, run: Run, show: Callable[[View], None], over: Callable[[], bool]) -> View:
         preview = self._preview()
         self._warm_up(run)
-        if stop.is_set():
+        if over():
             raise Stopped
         steps, seconds = len(run.allocation), 0.0
         started = _now(run)
@@ -106,7 +110,7 @@ class Walker:
             nonlocal seconds, started
             seconds += _now(run) - started
             images = preview.decode(x_0).permute(0, 2, 3, 1).cpu().numpy()
-            if stop.is_set():
+            if over():
                 raise Stopped
             show(View(images, step + 1, seconds, done=False))
             started = _now(run)

@@ -157,7 +157,9 @@ def _said() -> Iterator[None]:
     except Exception as error:
         if not is_mistake(error):
             raise
-        raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from error
+        raise gr.Error(
+            html.escape(str(error), quote=False), duration=None, print_exception=False
+        ) from error
 
 
 def mounted(desk: Desk, host: str, port: int) -> FastAPI:

@@ -46,7 +46,7 @@ class Studio:
     ):
         self._compose, self._lock = compose, threading.Lock()
         self.device = devices.start(config.device)
-        self._given = [word for word in overrides if word.split("=")[0] in _REPEATED]
+        self._given = [word for word in overrides if _group(word) in _REPEATED]
         self._configs: dict[tuple[str, ...], DictConfig] = {}
         self._zoos: dict[str, models.Zoo] = {}  # by precision
         self.zoo = zoo = build.load_zoo(config, self.device)
@@ -96,13 +96,20 @@ class Studio:
         one = isinstance(run.label_rule, list) and len(run.label_rule) == 1
         label = self.offer.classes[run.label_rule[0] if one else 0]
         first = settings.of_run(run.settings, label, run.settings["seed"], self.offer)
-        same = first and self.run(first)
-        if not same or same.id != run.id or run.compile:
-            what = differences(run.settings, same.settings) if same else str(run.allocation)
+        if first is None:
+            beyond = f"allocation={run.allocation}, or a value out of range"
+        else:
+            same = self.run(first)
+            beyond = differences(run.settings, same.settings) or ", ".join(
+                f"{name}={getattr(run, name)}"
+                for name in ("compile", "num_images", "batch_size")
+                if getattr(run, name) != getattr(same, name)
+            )
+        if beyond:
             raise InputError(
                 "the page shows what its controls can set: class, seed, guidance, sampler "
                 f"({', '.join(self.offer.samplers)}), steps, cache, precision and shares; leave "
-                f"out what is beyond that ({what or 'compile'})"
+                f"out what is beyond that: {beyond}"
             )
         return first
 
@@ -115,12 +122,5 @@ def key(run: dict) -> str:
     return content_hash({name: value for name, value in run.items() if name not in _BY_THE_WAY})
 
 
-def steps(run: Run) -> list[tuple[str, bool, bool]]:
-    """Of every step who owns it, whether it is guided, and whether a cache forecasts it."""
-    full = set(run.zoo.specs)
-    return [
-        (owner, len(evaluated) > 1, full.isdisjoint(calls))
-        for owner, evaluated, calls in zip(
-            run.allocation.steps, run.evaluations, run.calls, strict=True
-        )
-    ]
+def _group(override: str) -> str:
+    return override.lstrip("+~").split("=")[0].split(".")[0]

@@ -22,7 +22,7 @@ ALLOWED = {
 # What a room may not know of those: the idea nothing of runs, runs nothing of training.
 HIDDEN = {"stitch": ("stitch.runs", "stitch.training"), "stitch.runs": ("stitch.training",)}
 # What nothing outside may import, but for scripts.
-CONSUMERS = ("eval.paper", "eval.speed")
+CONSUMERS = ("eval.paper", "eval.speed", "eval.explorer")
 # What stands beside the rooms, and what the commands share.
 NO_ROOMS = {"tests"}
 SHARED_SCRIPTS = {"scripts.cli", "scripts.schema", "scripts.as_module"}
@@ -110,7 +110,7 @@ def test_every_package_is_a_room_that_the_rules_know():
     packages = {path.parent.name for path in ROOT.glob("*/*.py")}
     assert packages == ROOMS | NO_ROOMS
     nested = {package_of(path) for path in FILES}
-    assert nested == ROOMS | {"stitch.runs", "eval.paper", "eval.speed", "models.training"}
+    assert nested == ROOMS | {"stitch.runs", *CONSUMERS, "models.training"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -176,6 +176,8 @@ def test_what_a_room_may_not_know_is_found(module, source, found):
         ("eval.paper.kinds", "from eval import speed, metrics", ["eval.speed"]),
         ("eval.speed.budget", "import eval.paper.tables", ["eval.paper.tables"]),
         ("eval.metrics", "import eval.papers", []),
+        ("eval.explorer.page", "from eval.explorer import drawn", []),
+        ("eval.explorer.drawn", "from eval.paper import plots", ["eval.paper.plots"]),
         ("scripts.figures", "from eval.paper import tables\nfrom scripts.cli import command", []),
         ("scripts.figures", "from scripts import sweep", ["scripts.sweep"]),
         ("scripts.figures", "from .sample import main", ["scripts.sample.main"]),

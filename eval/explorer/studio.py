@@ -46,7 +46,9 @@ class Studio:
     ):
         self._compose, self._lock = compose, threading.Lock()
         self.device = devices.start(config.device)
-        self._given = [word for word in overrides if _group(word) in _REPEATED]
+        repeated = [word for word in overrides if _group(word) in _REPEATED]
+        named = any(word.startswith("zoo=") for word in repeated)
+        self._given = repeated if named else [f"zoo={config.zoo.name}", *repeated]
         self._configs: dict[tuple[str, ...], DictConfig] = {}
         self._zoos: dict[str, models.Zoo] = {}  # by precision
         self.zoo = zoo = build.load_zoo(config, self.device)

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from eval.explorer import drawn, recorded
-from eval.explorer import setting as settings
 from eval.explorer.setting import Setting
 from eval.explorer.studio import Studio
 from eval.explorer.walking import View, Walker
@@ -49,7 +48,7 @@ class Desk:
         return [
             drawn.timeline(run, pure, self.studio.offer.denoisers),
             self.studio.command(setting),
-            settings.python(run, setting.label),
+            self.studio.python(setting),
         ]
 
     def frontier(self, setting: Setting) -> str:

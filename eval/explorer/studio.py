@@ -79,6 +79,13 @@ class Studio:
         """The line that samples the same images."""
         return settings.command([*self._given, *setting.words(self.offer)])
 
+    def python(self, setting: Setting) -> str:
+        """The lines of Python that sample the same images."""
+        changes = [word for word in self._given if _group(word) == "zoo" and "zoo=" not in word]
+        if changes:
+            return f"# models.load_zoo knows nothing of {', '.join(changes)}: use the command\n"
+        return settings.python(self.run(setting), setting.label)
+
     @cached_property
     def preview(self) -> FirstStage:
         """What decodes while a walk goes on: the zoo's small decoder, or its only one."""

@@ -1,6 +1,7 @@
 """The explorer in a real browser: all that it offers, once, and what its command samples."""
 
 import base64
+import importlib.util
 import io
 import os
 import shlex
@@ -31,8 +32,8 @@ def missing(reason):
 @pytest.fixture(scope="module")
 def address(records, runs):
     """The page of few records, served by the command."""
-    if not REQUIRED:
-        pytest.importorskip("gradio", reason="pip install -r requirements-explore.txt")
+    if importlib.util.find_spec("gradio") is None:
+        missing("no Gradio: pip install -r requirements-explore.txt")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with start(port, records, runs) as first:

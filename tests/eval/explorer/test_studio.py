@@ -7,7 +7,6 @@ import threading
 import numpy as np
 import pytest
 
-from eval.explorer import setting as settings
 from eval.explorer.walking import Walker
 from models.errors import InputError
 from stitch.runs.shards import open_folder
@@ -45,7 +44,7 @@ def test_the_command_samples_the_same_pixels(studio, setting, images, runs):
 
 def test_the_python_lines_sample_the_same_pixels(studio, setting, images):
     found = {}
-    exec(settings.python(studio.run(setting), setting.label), found)
+    exec(studio.python(setting), found)
     np.testing.assert_array_equal(images, found["images"])
 
 
@@ -84,7 +83,9 @@ def test_a_zoo_without_class_names_is_set_by_number(studio_of):
     studio = studio_of("sampler.steps=4", "~zoo.classes", "labels=[3]")
     assert studio.offer.classes == tuple(range(10))
     assert studio.first.label == 3
+    assert "~zoo.classes" in studio.command(studio.first)
     assert "labels=[3]" in studio.command(studio.first)
+    assert studio.python(studio.first).startswith("# models.load_zoo knows nothing of ~zoo.classes")
 
 
 def test_parts_that_do_not_fit_are_refused_in_one_line(studio):

@@ -30,7 +30,7 @@ class Desk:
         self._reading, self._recorded = threading.Lock(), None
 
     @property
-    def recorded(self) -> recorded.Recorded:
+    def records(self) -> recorded.Recorded:
         """The records of the zoo, looked through when first asked for: it takes seconds."""
         with self._reading:
             if self._recorded is None:
@@ -54,7 +54,7 @@ class Desk:
     def frontier(self, setting: Setting) -> str:
         """Where a setting lies among the records."""
         run, pure = self.studio.run(setting), self.studio.run(setting.pure)
-        return drawn.frontier(self.recorded, run, pure, self.studio.zoo.name)
+        return drawn.frontier(self.records, run, pure, self.studio.zoo.name)
 
     def point(self, index: object, setting: Setting) -> Setting:
         """The setting of a point of the frontier, of the class and the seed of ``setting``.
@@ -62,7 +62,7 @@ class Desk:
         Raises:
             InputError: if there is no such point.
         """
-        points = self.recorded.points
+        points = self.records.points
         if type(index) is not int or not 0 <= index < len(points):
             raise InputError("there is no such point on the frontier; load the page again")
         return dataclasses.replace(points[index].setting, label=setting.label, seed=setting.seed)
@@ -71,25 +71,31 @@ class Desk:
         """Room for images."""
         return self._cards(setting, [None, None], ["not sampled yet", ""])
 
-    def sampled(self, setting: Setting, browser: str) -> Iterator[str]:
+    def sampled(self, setting: Setting, browser: str | None) -> Iterator[str]:
         """Images of a setting, then of the largest denoiser alone, step by step, as HTML.
 
         The latter are kept: they are the same while only shares are changed.
 
         Args:
-            browser: may ``stop`` it.
+            browser: may ``stop`` it, and does when it begins another one; None: nobody may.
 
         Raises:
             FloatingPointError: if a prediction is not finite.
         """
-        stop = self._stops[browser] = threading.Event()
+        stop = threading.Event()
+        self.stop(browser)
+        if browser is not None:
+            self._stops[browser] = stop
         try:
-            yield from self._sampled(setting, stop)
+            for cards in self._sampled(setting, stop):
+                if self._stops.get(browser, stop) is not stop:
+                    return  # the cards are another one's now
+                yield cards
         finally:
             if self._stops.get(browser) is stop:
                 del self._stops[browser]
 
-    def stop(self, browser: str) -> None:
+    def stop(self, browser: str | None) -> None:
         """End what a browser samples, after the step in hand."""
         if browser in self._stops:
             self._stops[browser].set()

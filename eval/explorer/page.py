@@ -25,9 +25,10 @@ _AT_ONCE = 16
 _WAIT = "<p>Looking through the records ...</p>"
 # For a moment a button says that it was of use.
 _COPY = """(text) => {
-  navigator.clipboard.writeText(text);
+  navigator.clipboard?.writeText(text);
   const button = document.activeElement, before = button.textContent;
-  button.textContent = "Copied";
+  // Browsers have a clipboard for pages of their own machine, or of https.
+  button.textContent = navigator.clipboard ? "Copied" : "No clipboard here: select the text";
   setTimeout(() => { button.textContent = before; }, 1200);
 }"""
 

@@ -189,16 +189,10 @@ def in_parts(weights: Sequence[float], whole: int) -> list[int]:
 def of_run(
     settings: Mapping[str, Any], label: str | int, seed: int, offer: Offer
 ) -> Setting | None:
-    """The setting that comes nearest to a run's ``settings``; None if none comes near.
-
-    Whether it is that run, ``studio.key`` tells.
-
-    Raises:
-        InputError: if the allocation cannot be read.
-    """
-    counts = Allocation.parse(settings["allocation"]).counts
+    """The setting nearest to a run's ``settings``, if one comes near; see ``studio.key``."""
     sampler, interval = settings["sampler"], settings.get("cache", {}).get("interval", 1)
     precision = {str(v).removeprefix("torch."): k for k, v in devices.PRECISIONS.items()}
+    counts = Allocation.parse(settings["allocation"]).counts
     if not counts.keys() <= set(offer.denoisers):
         return None
     steps = [counts.get(name, 0) for name in offer.denoisers]

@@ -81,7 +81,9 @@ class Studio:
 
     def python(self, setting: Setting) -> str:
         """The lines of Python that sample the same images."""
-        changes = [word for word in self._given if _group(word) == "zoo" and "zoo=" not in word]
+        changes = [
+            word for word in self._given if _group(word) == "zoo" and not word.startswith("zoo=")
+        ]
         if changes:
             return f"# models.load_zoo knows nothing of {', '.join(changes)}: use the command\n"
         return settings.python(self.run(setting), setting.label)

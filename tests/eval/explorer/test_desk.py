@@ -50,6 +50,17 @@ def test_stop_ends_the_sampling_of_one_browser_only(desk, studio):
     desk.stop("a")  # of nothing
 
 
+def test_a_browser_that_samples_again_stops_what_it_sampled_before(desk, studio):
+    before = desk.sampled(dataclasses.replace(studio.first, steps=100), "a")
+    next(before), next(before)
+    *_, last = desk.sampled(studio.first, "a")
+    assert len(pictures(last)) == 8
+    assert not [cards for cards in before if "stopped" in cards or "times as fast" in cards]
+    nobody = desk.sampled(studio.first, None)
+    desk.stop(None)
+    assert "times as fast" in notes([*nobody][-1])[0]
+
+
 def test_two_browsers_get_the_images_of_their_own_settings(desk, studio):
     found = {}
 

@@ -99,7 +99,7 @@ def test_a_click_on_a_point_keeps_class_and_seed(desk, studio):
     here = dataclasses.replace(studio.first, label="coat", seed=3)
     chosen = desk.point(2, here)
     assert (chosen.label, chosen.seed) == ("coat", 3)
-    assert chosen.shares == desk.recorded.points[2].setting.shares
+    assert chosen.shares == desk.records.points[2].setting.shares
     for wrong in (-1, 16, 2.0, None, "0", True, {"path": "/etc/passwd"}):
         with pytest.raises(InputError, match="no such point"):
             desk.point(wrong, here)

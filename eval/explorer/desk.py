@@ -88,7 +88,7 @@ class Desk:
             self._stops[browser] = stop
         try:
             for cards in self._sampled(setting, stop):
-                if self._stops.get(browser, stop) is not stop:
+                if stop.is_set() and self._stops.get(browser) is not stop:
                     return  # the cards are another one's now
                 yield cards
         finally:

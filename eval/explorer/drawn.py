@@ -59,6 +59,7 @@ def card(title: str, run: Run, setting: Setting, view: View | None, note: str) -
         f"{html.escape(f'{setting.label}, seed {setting.seed}; {summary(setting)}')}</p>"
         f'<div class="pictures">{shown}</div>'
         f'<progress max="{steps}" value="{done}" aria-label="steps done"></progress>'
+        f"<p>{cost(run)} an image</p>"
         f'<p class="note">{html.escape(note)}</p></section>'
     )
 
@@ -103,7 +104,7 @@ def timeline(run: Run, pure: Run, denoisers: Sequence[str]) -> str:
         f'aria-label="{html.escape(words)}">{"".join(bars)}</svg>'
         f'<div class="ends"><span>noise</span><span>image</span></div>'
         f'<div class="legend">{legend}</div>'
-        f"<p>An image takes {cost(run)}: {fewer:.3g} times fewer MACs than {denoisers[-1]} alone "
+        f"<p>{cost(run)} an image: {fewer:.3g} times fewer MACs than {denoisers[-1]} alone "
         f"({cost(pure)}).</p></div>"
     )
 

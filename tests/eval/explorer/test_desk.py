@@ -25,6 +25,8 @@ def test_a_setting_and_the_largest_alone_are_sampled_side_by_side(desk, studio):
     assert re.fullmatch(r"\d+\.\d\d s for 4 images, \d+\.\d\d times as fast", ours)
     assert re.fullmatch(r"\d+\.\d\d s for 4 images", theirs)
     assert pictures(last)[0] != pictures(last)[4]
+    for one in (studio.first, studio.first.pure):
+        assert f"{studio.run(one).cost()['macs_per_image'] / 1e9:.3g} GMACs" in last
     # Another share: the largest alone is there from the beginning.
     other = dataclasses.replace(studio.first, shares=(75, 0, 25))
     first, *_, again = desk.sampled(other, "a")

@@ -28,7 +28,7 @@ HIDDEN = {
     "stitch.pipelines": ("stitch.runs", "stitch.training"),
 }
 # What nothing outside may import, but for scripts.
-CONSUMERS = ("eval.paper", "eval.speed")
+CONSUMERS = ("eval.paper", "eval.speed", "eval.explorer")
 # What stands beside the rooms, and what the commands share.
 NO_ROOMS = {"tests"}
 SHARED_SCRIPTS = {"scripts.cli", "scripts.schema", "scripts.as_module"}
@@ -116,7 +116,7 @@ def test_every_package_is_a_room_that_the_rules_know():
     packages = {path.parent.name for path in ROOT.glob("*/*.py")}
     assert packages == ROOMS | NO_ROOMS
     nested = {package_of(path) for path in FILES}
-    below = {"stitch.runs", "stitch.pipelines", "eval.paper", "eval.speed", "models.training"}
+    below = {"stitch.runs", "stitch.pipelines", *CONSUMERS, "models.training"}
     assert nested == ROOMS | below
 
 
@@ -188,6 +188,8 @@ def test_what_a_room_may_not_know_is_found(module, source, found):
         ("eval.paper.kinds", "from eval import speed, metrics", ["eval.speed"]),
         ("eval.speed.budget", "import eval.paper.tables", ["eval.paper.tables"]),
         ("eval.metrics", "import eval.papers", []),
+        ("eval.explorer.page", "from eval.explorer import drawn", []),
+        ("eval.explorer.drawn", "from eval.paper import plots", ["eval.paper.plots"]),
         ("scripts.figures", "from eval.paper import tables\nfrom scripts.cli import command", []),
         ("scripts.figures", "from scripts import sweep", ["scripts.sweep"]),
         ("scripts.figures", "from .sample import main", ["scripts.sample.main"]),

@@ -9,7 +9,6 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +28,7 @@ def allocations(config: DictConfig, zoo) -> list[Run]:
     wanted = config.allocations
     if wanted is None:
         names = config.allocation.denoisers or zoo.default_denoisers
-        steps = len(build.create(unsampled(config), zoo).sampler.timesteps)
+        steps = len(build.create(build.unsampled(config), zoo).sampler.timesteps)
         wanted = [str(one) for one in candidates(names, config.resolution, steps)]
     return [build.create(with_allocation(config, text), zoo) for text in wanted]
 
@@ -37,13 +36,9 @@ def allocations(config: DictConfig, zoo) -> list[Run]:
 def with_allocation(config: DictConfig, runs: str) -> DictConfig:
     """``config`` with the allocation in run-length form, ``DiT-S*8+DiT-XL*12``."""
     allocation = {"rule": "runs", "runs": runs}
-    return OmegaConf.merge(unsampled(config), {"allocation": None}, {"allocation": allocation})
-
-
-def unsampled(config: DictConfig) -> DictConfig:
-    """``config`` for what stores no samples, and does not mind how those that are there were."""
-    settings = OmegaConf.to_container(config, resolve=True)
-    return OmegaConf.create({**settings, "samples": str(Path(config.runs) / "unsampled")})
+    return OmegaConf.merge(
+        build.unsampled(config), {"allocation": None}, {"allocation": allocation}
+    )
 
 
 def setting(config: DictConfig, run: Run) -> dict:

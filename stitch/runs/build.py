@@ -150,6 +150,12 @@ def _label_rule(rule, classes: Classes) -> str | list[int]:
     return classes.indices(labels)
 
 
+def unsampled(config: DictConfig) -> DictConfig:
+    """``config`` for what stores no samples, and does not mind how those that are there were."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    return OmegaConf.create({**settings, "samples": str(Path(config.runs) / "unsampled")})
+
+
 def load_zoo(config: DictConfig, device: torch.device) -> models.Zoo:
     """The zoo of the composed config (``configs/zoo/NAME.yaml`` with the command's overrides).
 

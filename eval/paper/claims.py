@@ -68,7 +68,7 @@ class Finding:
         text: our numbers.
         value, limit: the number that decides, and the last one with which the claim holds.
         better: ``higher`` or ``lower``: which values are on the right side of the limit.
-        unit: of both, as a format: ``%`` for shares, ``g`` for plain numbers.
+        unit: of both: ``%`` of shares, ``g`` of plain numbers, or words.
         also: what else has to be so.
     """
 
@@ -187,7 +187,7 @@ def low_frequencies_come_first(data: Data) -> Finding:
     halves = [int((band >= 0.5).nonzero()[0, 0]) + 1 for band in change]
     text = f"half of the change of the lowest band by step {halves[0]}, of the highest by step "
     text += f"{halves[-1]} of {change.shape[1]}"
-    return Finding(text, halves[-1] - halves[0], 1, unit="g")  # steps earlier
+    return Finding(text, halves[-1] - halves[0], 1, unit="steps earlier")
 
 
 def fewer_steps(data: Data) -> Finding:

@@ -64,7 +64,8 @@ def tradeoffs(config: DictConfig, zoo: models.Zoo) -> dict:
 def pictures(folder: Path) -> str | None:
     """The first image of every class among a run's first ones, as a data URL; None if not kept."""
     try:
-        parts = list(open_folder(folder).batches(commands.SHOWN))
+        samples = open_folder(folder)
+        parts = list(samples.batches(min(commands.SHOWN, samples.count())))
     except InputError:
         return None
     images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))

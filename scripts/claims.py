@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from eval.paper.claims import judged, page
+from eval.paper.claims import CLAIMS, judged, page
 from eval.paper.evidence import figures_folder
 from eval.paper.measured import Data
 from eval.paper.points import Planner
@@ -24,7 +24,7 @@ def main(config: DictConfig) -> None:
     planner = Planner(config, compose, overrides())
     path = Path(config.claims or figures_folder(config, planner) / "claims.md")
     refuse_unclean("claims", path)
-    found = judged(Data(config, planner))
+    found = judged(Data(config, planner), CLAIMS)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     path.write_text(page(found))

@@ -3,7 +3,7 @@
 What was not measured is said to be, with the command that measures it; nothing is guessed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import spearmanr
@@ -31,10 +31,10 @@ HOLDS = {"no": "**no**"}
 EARLY = 0.4  # the share of the small denoiser that most claims are about
 
 
-def judged(data: Data) -> dict:
-    """All claims and whether they hold, as plain data."""
-    claims = [judge(claim, data) for claim in CLAIMS]
-    return {"about": about(data.planner), "commit": commit(), "claims": claims}
+def judged(data: Data, claims: Sequence["Claim"]) -> dict:
+    """Claims and whether they hold, as plain data."""
+    rows = [judge(claim, data) for claim in claims]
+    return {"about": about(data.planner), "commit": commit(), "claims": rows}
 
 
 def page(found: dict) -> str:

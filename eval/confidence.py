@@ -4,11 +4,13 @@ from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from eval.evaluator import Evaluator
 from eval.extraction import Pass
 from eval.images import ShardImages
 from eval.metrics import Moments, moments
+from stitch.runs import distributed
 from stitch.runs.shards import ShardFolder
 
 
@@ -20,7 +22,8 @@ def influences(
     To be called by all ranks.
     """
     found = {}
-    for name, folder in samples.items():
+    shown = None if distributed.is_main() else True
+    for name, folder in tqdm(samples.items(), desc="confidence", unit="run", disable=shown):
         size = evaluator.config.batch_size
         seen = Pass(evaluator.extractor, ShardImages(folder), num_images, size, ["features"])
         features = seen.whole()

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from eval.estimate import Costs, PlanLine, cost, plan_text, setting_text
 from eval.evaluator import Evaluator
@@ -52,7 +53,15 @@ def make_records(
         # Looked up as late as possible: another sweep may have made it in the meantime.
         return distributed.from_main(lambda: stored_record(run, evaluator, store) is not None)
 
-    for group in groups(runs):
+    together = groups(runs)
+    # Over the bars of single groups, which leave no trace below another one.
+    bar = tqdm(
+        desc="records",
+        total=len(runs),
+        unit="run",
+        disable=len(together) == 1 or not distributed.is_main(),
+    )
+    for group in together:
         missing = []
         for run in group:
             if not recorded(run):
@@ -61,12 +70,15 @@ def make_records(
                 failures[run.id] = f"{run.allocation}: {difference}"
             else:
                 log.info("%s is recorded already", run.allocation)
+        bar.update(len(group) - len(missing))
         if not missing:
             continue
         make = _make_stored if store_images else make_unstored
         failed, made = make(missing, evaluator, store)
         counts = {key: counts[key] + made[key] for key in counts}
         failures |= {r.id: f"{r.allocation}: {failed[r.id]}" for r in missing if r.id in failed}
+        bar.update(len(missing))
+    bar.close()
     if counts["saved"]:
         whole = counts["made"] + counts["saved"]
         log.info(

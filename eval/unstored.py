@@ -106,6 +106,7 @@ def make_unstored(
         desc=f"{len(group)} runs" if len(group) > 1 else str(group[0].allocation),
         unit="img",
         smoothing=0,
+        leave=None,
         disable=not distributed.is_main(),
     ) as bar:
         images = {run: MadeImages(run, sharing, bar.update) for run in group}

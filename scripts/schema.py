@@ -166,25 +166,30 @@ def check(config: DictConfig, command: str) -> None:
     Raises:
         InputError: naming the first setting of the wrong kind, and the right kind.
     """
-    from models.errors import InputError  # imports torch, which --help does not need
-
     for setting, value in settings(OmegaConf.to_container(config), command):
         kind = kind_of(setting, command)
-        if kind is None and any(pattern.startswith(f"{setting}.") for pattern in SETTINGS):
-            raise InputError(f"{setting}={shown(value)}: {setting} is a group, set what is in it")
-        if kind is None:
-            raise InputError(f"{setting}={shown(value)}: there is no such setting")
-        if value == "???":
-            raise InputError(f"{setting} is not set; it must be {kind.text}")
-        if kind.holds(value):
-            continue
-        if kind.items is not None and kind.items.holds(value):
+        if kind and kind.items is not None and not kind.holds(value) and kind.items.holds(value):
             OmegaConf.update(config, setting, [value])
-            continue
-        quoted = ""
-        if isinstance(value, int | float) and kind.holds(str(value)):
-            quoted = f"; in quotes it is text: '{setting}=\"{shown(value)}\"'"
-        raise InputError(f"{setting}={shown(value)} must be {kind.text}{quoted}")
+        elif wrong := _wrong(setting, value, kind):
+            from models.errors import InputError  # imports torch, which is seldom needed so far
+
+            raise InputError(wrong)
+
+
+def _wrong(setting: str, value: Any, kind: Kind | None) -> str | None:
+    """What is wrong with a value; None if it is of its kind."""
+    if kind is None and any(pattern.startswith(f"{setting}.") for pattern in SETTINGS):
+        return f"{setting}={shown(value)}: {setting} is a group, set what is in it"
+    if kind is None:
+        return f"{setting}={shown(value)}: there is no such setting"
+    if value == "???":
+        return f"{setting} is not set; it must be {kind.text}"
+    if kind.holds(value):
+        return None
+    quoted = ""
+    if isinstance(value, int | float) and kind.holds(str(value)):
+        quoted = f"; in quotes it is text: '{setting}=\"{shown(value)}\"'"
+    return f"{setting}={shown(value)} must be {kind.text}{quoted}"
 
 
 def settings(value: Any, command: str, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -63,7 +63,9 @@ def main(config: DictConfig) -> None:
     known = records(last, plan.images[-1])
     hours = (time.monotonic() - started) / 3600
     result = frontier.result(candidates, rounds, plan.images, known, found, times, cost, hours)
-    log.info("%s", frontier.write(Path(config.results), result))
+    frontier.write(Path(config.results), result)
+    for line in [*frontier.in_short(result), str(Path(config.results) / "frontier.md")]:
+        log.info("%s", line)
 
 
 if __name__ == "__main__":

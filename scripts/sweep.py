@@ -16,7 +16,7 @@ import hydra
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from eval import experiments, overrides
+from eval import experiments, overrides, terminal
 from eval.evaluator import Evaluator
 from models.files import check_writable
 from scripts.cli import CONFIGS, check_groups, command, resolve, user_errors
@@ -70,11 +70,10 @@ def sweep(configs: list[DictConfig]) -> None:
                 log.info("%s", line)
             continue
         failures |= experiments.make_records(runs, evaluator, store, config.store_images)
-        for run in runs if distributed.is_main() else []:
-            record = experiments.stored_record(run, evaluator, store)
-            if record is not None and run.id not in failures:
-                values = ", ".join(f"{name} {v:.4f}" for name, v in record["metrics"].items())
-                log.info("%s (run %s): %s", run.allocation, run.id, values)
+        made = [run for run in runs if run.id not in failures]
+        found = {run: experiments.stored_record(run, evaluator, store) for run in made}
+        for line in terminal.summary(found) if distributed.is_main() else []:
+            log.info("%s", line)
     if failures:
         log.error("%d of %d points failed:", len(failures), len(configs))
         for reason in failures.values():

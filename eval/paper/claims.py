@@ -3,132 +3,47 @@
 What was not measured is said to be, with the command that measures it; nothing is guessed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig, OmegaConf
 from scipy.stats import spearmanr
 
 from eval.markdown import markdown
 from eval.paper import reported
-from eval.paper.evidence import Evidence, latency_command
-from eval.paper.points import Planner, Point
+from eval.paper.evidence import latency_command
+from eval.paper.measured import (
+    LARGE,
+    Data,
+    NotTestable,
+    Unmeasured,
+    fids_of_pair,
+    macs,
+    together,
+    value,
+)
+from eval.paper.points import Planner
 from stitch import pareto_frontier
 from stitch.analysis import cosine_similarity, log_amplitude_spectrum
+from stitch.runs.provenance import commit
 
 HEADER = ("claim", "paper", "ours", "holds")
-LARGE, EARLY, SMALL = 0.0, 0.4, 1.0  # shares of the small denoiser
+HOLDS = {"no": "**no**"}
+EARLY = 0.4  # the share of the small denoiser that most claims are about
 
 
-def judged(data: "Data") -> str:
-    """All claims and whether they hold, as a Markdown page."""
-    rows = [judge(claim, data) for claim in CLAIMS]
-    return f"{about(data.planner)}\n\n{markdown(HEADER, rows)}\n"
+def judged(data: Data, claims: Sequence["Claim"]) -> dict:
+    """Claims and whether they hold, as plain data."""
+    rows = [judge(claim, data) for claim in claims]
+    return {"about": about(data.planner), "commit": commit(), "claims": rows}
 
 
-class Unmeasured(Exception):
-    """A figure's points are not all recorded."""
-
-
-class NotTestable(Exception):
-    """The denoisers or metrics are not there, or the large one of a pair is no better."""
-
-
-class Data:
-    """What was recorded of the figures that claims are about."""
-
-    def __init__(self, config: DictConfig, planner: Planner):
-        self.planner, self.evidence = planner, Evidence(config, planner)
-        self.figures: dict[str, dict] = OmegaConf.to_container(config.figure)
-        self.thresholds = config.thresholds
-        self._known: dict[str, list[tuple[Point, object]]] = {}
-
-    def points(self, figure: str) -> list[tuple[Point, object]]:
-        """The points of a figure, and the record of each.
-
-        Raises:
-            Unmeasured: with the command that makes what is missing.
-            NotTestable: if the data set has no such denoisers.
-        """
-        if figure not in self._known:
-            settings, planner = self.figures[figure], self.planner
-            if settings["family"] not in planner.facts["families"]:
-                raise NotTestable(
-                    f"{planner.dataset} has no denoisers of the family {settings['family']}"
-                )
-            points = self.planner.points(settings)
-            found = [(point, self.evidence.get(settings, point)) for point in points]
-            missing = [point for point, record in found if record is None]
-            if missing and self.evidence.kind(settings) == "latency":
-                raise Unmeasured(latency_command(points))
-            if missing:
-                given = self.planner.given_text()
-                raise Unmeasured(f"python -m scripts.figures figure={figure} run=true{given}")
-            self._known[figure] = found
-        return self._known[figure]
-
-    def curve(self, figure: str, metric: str, panel: int = 0, series: int = 0) -> dict:
-        """Share of the first denoiser -> metric, of one line of a figure.
-
-        Raises:
-            NotTestable: if the line's FID is not better at its large end.
-        """
-        points = self.points(figure)
-        line = [one for one in points if (one[0].panel, one[0].series) == (panel, series)]
-        fids_of_pair(line)
-        return {point.fractions[0]: value(record, metric) for point, record in line}
-
-    def lines(self, figure: str) -> dict[str, dict]:
-        """Name of its setting -> FID by share, for every line of a figure.
-
-        Raises:
-            NotTestable: if one line's FID is not better at its large end.
-        """
-        named: dict[str, list] = {}
-        for point, record in self.points(figure):
-            sampler = point.run.settings["sampler"]
-            name = f"{sampler['name']} {sampler['steps']} steps"
-            named.setdefault(name, []).append((point, record))
-        return {name: fids_of_pair(line) for name, line in named.items()}
-
-
-def value(record: dict, metric: str) -> float:
-    """A metric of a record.
-
-    Raises:
-        NotTestable: if it was measured without; records are immutable.
-    """
-    if metric not in record["metrics"]:
-        raise NotTestable(f"the records have no {metric}")
-    return record["metrics"][metric]
-
-
-def macs(record: dict) -> float:
-    """Multiply-accumulates per image."""
-    return record["cost"]["macs_per_image"]
-
-
-def together(measured: list[dict]) -> bool:
-    """Whether times, or peaks of memory, are of one device and one batch size."""
-    return len({(one.get("device"), one.get("batch_size")) for one in measured}) == 1
-
-
-def fids_of_pair(line: list[tuple[Point, dict]]) -> dict[float, float]:
-    """Share of the small denoiser -> FID, of all shares of a pair.
-
-    What the paper says of a pair is of a large denoiser that is better than the small one.
-
-    Raises:
-        NotTestable: if it is not.
-    """
-    fids = {point.fractions[0]: value(record, "fid") for point, record in line}
-    if fids[LARGE] >= fids[SMALL]:
-        names = {point.fractions[0]: point.run.allocation.denoisers[0] for point, _ in line}
-        raise NotTestable(
-            f"FID {fids[LARGE]:.3f} of {names[LARGE]} alone is not below {fids[SMALL]:.3f} of "
-            f"{names[SMALL]} alone"
-        )
-    return fids
+def page(found: dict) -> str:
+    """What ``judged`` found, as Markdown."""
+    rows = [
+        [one["statement"], one["reported"], one["ours"], HOLDS.get(one["holds"], one["holds"])]
+        for one in found["claims"]
+    ]
+    return f"{found['about']}\n\n{markdown(HEADER, rows)}\n"
 
 
 @dataclass(frozen=True)
@@ -137,23 +52,50 @@ class Claim:
 
     Attributes:
         statement, reported: what it says, and its numbers.
-        check: data -> (our numbers, whether it holds).
+        check: data -> what was found.
     """
 
     statement: str
     reported: str
-    check: Callable[[Data], tuple[str, bool]]
+    check: Callable[[Data], "Finding"]
 
 
-def judge(claim: Claim, data: Data) -> tuple[str, str, str, str]:
-    """A row of the table."""
+@dataclass(frozen=True)
+class Finding:
+    """What was found of a claim.
+
+    Attributes:
+        text: our numbers.
+        value, limit: the number that decides, and the last one with which the claim holds.
+        better: ``higher`` or ``lower``: which values are on the right side of the limit.
+        unit: of both: ``%`` of shares, ``g`` of plain numbers, or words.
+        also: what else has to be so.
+    """
+
+    text: str
+    value: float
+    limit: float
+    better: str = "higher"
+    unit: str = "%"
+    also: bool = True
+
+    @property
+    def holds(self) -> bool:
+        over = self.value - self.limit
+        return self.also and (over >= 0 if self.better == "higher" else over <= 0)
+
+
+def judge(claim: Claim, data: Data) -> dict:
+    """A claim, our numbers, and whether it holds: yes, no, not measured or not testable."""
+    row = {"statement": claim.statement, "reported": claim.reported}
     try:
-        ours, holds = claim.check(data)
+        found = claim.check(data)
     except Unmeasured as missing:
-        return claim.statement, claim.reported, f"not measured: `{missing}`", "not measured"
+        return {**row, "ours": f"not measured: `{missing}`", "holds": "not measured"}
     except NotTestable as reason:
-        return claim.statement, claim.reported, f"not testable here: {reason}", "not testable"
-    return claim.statement, claim.reported, ours, "yes" if holds else "**no**"
+        return {**row, "ours": f"not testable here: {reason}", "holds": "not testable"}
+    numbers = {name: getattr(found, name) for name in ("value", "limit", "better", "unit")}
+    return {**row, "ours": found.text, "holds": "yes" if found.holds else "no", **numbers}
 
 
 def about(planner: Planner) -> str:
@@ -177,50 +119,51 @@ def free_share(curve: dict[float, float], tolerance: float) -> float:
     return best
 
 
-def early_steps_are_free(data: Data, figure: str = "fig01", share: float | None = None):
+def early_steps_are_free(data: Data, figure: str = "fig01", share: float | None = None) -> Finding:
     curve, limits = data.curve(figure, "fid"), data.thresholds
     free = free_share(curve, limits.free)
     wanted = limits.free_share if share is None else share
     text = (
         f"free up to {free:.0%}; FID {curve[wanted]:.3f} at {wanted:.0%}, {curve[LARGE]:.3f} at 0"
     )
-    return text, free >= wanted
+    return Finding(text, free, wanted)
 
 
-def speed_up(data: Data):
+def speed_up(data: Data) -> Finding:
     times = {point.fractions[0]: record["timing"] for point, record in data.points("fig01")}
     if not all(times.values()) or not together([*times.values()]):
         raise Unmeasured(latency_command([point for point, _ in data.points("fig01")]))
     cost = {share: timing["ms_per_image"] for share, timing in times.items()}
     ratio = cost[LARGE] / cost[EARLY]
-    return f"{ratio:.2f}x at 40 %", ratio >= data.thresholds.speed_up
+    return Finding(f"{ratio:.2f}x at 40 %", ratio, data.thresholds.speed_up, unit="g")
 
 
-def order_matters(data: Data):
+def order_matters(data: Data) -> Finding:
     found = [value(record, "fid") for _, record in data.points("table7")]
     names = ("interleaved", "decreasing probability", "large to small", "small to large")
     text = ", ".join(f"{name} {fid:.3f}" for name, fid in zip(names, found, strict=True))
-    return text, found[-1] < min(found[:-1])
+    best = min(found[:-1])
+    return Finding(text, found[-1], best, "lower", "g", also=found[-1] < best)
 
 
-def medium_improves_the_frontier(data: Data):
+def medium_improves_the_frontier(data: Data) -> Finding:
     found = data.points("fig06")
     costs = [macs(record) for _, record in found]
     best = pareto_frontier(costs, [value(record, "fid") for _, record in found])
     of_medium = [i for i in best if found[i][0].fractions[1] > 0]
     part = len(of_medium) / len(best)
     text = f"{len(of_medium)} of {len(best)} points of the FID frontier over MACs"
-    return text, part >= data.thresholds.medium
+    return Finding(text, part, data.thresholds.medium)
 
 
-def early_steps_are_safe(data: Data, figures: dict[str, dict]):
+def early_steps_are_safe(data: Data, figures: dict[str, dict]) -> Finding:
     """Of several lines: the rise of FID at a share of 40 %, relative to the large one alone."""
     rises = {name: line[EARLY] / line[LARGE] - 1 for name, line in figures.items()}
     text = ", ".join(f"{name} {rise:+.0%}" for name, rise in rises.items())
-    return text, max(rises.values()) <= data.thresholds.safe
+    return Finding(text, max(rises.values()), data.thresholds.safe, "lower")
 
 
-def guidance_scales(data: Data):
+def guidance_scales(data: Data) -> Finding:
     lines: dict[str, list] = {}
     for point, record in data.points("fig12"):
         if point.fractions[1] == 0:
@@ -229,24 +172,25 @@ def guidance_scales(data: Data):
     return early_steps_are_safe(data, {k: fids_of_pair(line) for k, line in lines.items()})
 
 
-def latents_agree_early(data: Data):
+def latents_agree_early(data: Data) -> Finding:
     (_, (large, _)), (_, (small, _)) = data.points("fig03")[:2]
     similarity = cosine_similarity(large, small).mean(1)
     early, end = similarity[: len(similarity) // 2].min().item(), similarity[-1].item()
     text = f"at least {early:.3f} in the first half, {end:.3f} at the end (DiT-XL and DiT-S)"
-    return text, early >= data.thresholds.similar and end < early
+    return Finding(text, early, data.thresholds.similar, unit="g", also=end < early)
 
 
-def low_frequencies_come_first(data: Data):
+def low_frequencies_come_first(data: Data) -> Finding:
     ((_, (states, _)),) = data.points("fig11")
     change = log_amplitude_spectrum(states)
     change = ((change - change[0]) / (change[-1] - change[0])).T
     halves = [int((band >= 0.5).nonzero()[0, 0]) + 1 for band in change]
     text = f"half of the change of the lowest band by step {halves[0]}, of the highest by step "
-    return f"{text}{halves[-1]} of {change.shape[1]}", halves[0] < halves[-1]
+    text += f"{halves[-1]} of {change.shape[1]}"
+    return Finding(text, halves[-1] - halves[0], 1, unit="steps earlier")
 
 
-def fewer_steps(data: Data):
+def fewer_steps(data: Data) -> Finding:
     """At every number of steps of the large denoiser: is T-Stitch as good for no more MACs?"""
     worse, count = [], 0
     for panel in (0, 1):
@@ -266,26 +210,28 @@ def fewer_steps(data: Data):
     text = f"as good or better at {count - len(worse)} of {count} step counts"
     if worse:
         text += f"; fewer steps of the large one are better at {', '.join(worse)} steps"
-    return text, count > 0 and 1 - len(worse) / count >= data.thresholds.fewer_steps
+    reached = 1 - len(worse) / count if count else 0.0
+    return Finding(text, reached, data.thresholds.fewer_steps)
 
 
-def few_and_many_images(data: Data):
+def few_and_many_images(data: Data) -> Finding:
     few, many = data.curve("fig13", "fid", 0), data.curve("fig13", "fid", 1)
     shares = sorted(few)
     rank = spearmanr([few[s] for s in shares], [many[s] for s in shares]).statistic
-    return f"Spearman correlation {rank:.2f}", rank >= data.thresholds.rank
+    return Finding(f"Spearman correlation {rank:.2f}", rank, data.thresholds.rank, unit="g")
 
 
-def precision_and_recall_follow(data: Data):
+def precision_and_recall_follow(data: Data) -> Finding:
     drops, texts = [], []
     for metric in ("precision", "recall"):
         curve = data.curve("table9", metric)
         drops.append(curve[LARGE] - curve[EARLY])
         texts.append(f"{metric} {curve[LARGE]:.3f} to {curve[EARLY]:.3f}")
-    return f"{', '.join(texts)} at 40 %", max(drops) <= data.thresholds.drop
+    limit = data.thresholds.drop
+    return Finding(f"{', '.join(texts)} at 40 %", max(drops), limit, "lower", "g")
 
 
-def overhead(data: Data):
+def overhead(data: Data) -> Finding:
     points = data.points("table8")
     _, large, both = (entry for _, entry in points)
     key = "peak_allocated_mb" if "peak_allocated_mb" in both else "peak_rss_mb"
@@ -293,7 +239,7 @@ def overhead(data: Data):
         raise Unmeasured(latency_command([point for point, _ in points]))
     memory, params = both[key] / large[key], both["params"] / large["params"]
     text = f"memory x{memory:.2f}, parameters x{params:.2f}"
-    return text, memory <= data.thresholds.overhead
+    return Finding(text, memory, data.thresholds.overhead, "lower", "g")
 
 
 def _reported(path: str, share: float):

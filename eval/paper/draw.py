@@ -5,8 +5,8 @@ import json
 import logging
 from pathlib import Path
 
+from eval import terminal
 from eval.estimate import SAMPLERS, cache_text
-from eval.metrics import METRICS
 from eval.paper import reported, tables
 from eval.paper.kinds import KINDS, Drawing
 from eval.paper.points import Point
@@ -45,7 +45,7 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
         ],
     }
     path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
-    for line in listing(rows) if figure["kind"] in ("curves", "pareto") else []:
+    for line in terminal.listing(rows) if figure["kind"] in ("curves", "pareto") else []:
         log.info("%s", line)
     log.info("%s", path.with_suffix(".md") if figure["kind"] == "table" else path)
 
@@ -91,22 +91,6 @@ def row(drawing: Drawing, point: Point, record) -> dict:
         }
     measured = ("ms_per_8_images", "peak_rss_mb", "peak_allocated_mb", "device")
     return line | {name: record[name] for name in measured if name in record}
-
-
-def listing(rows: list[dict]) -> list[str]:
-    """The numbers of a figure as lines of text."""
-    width = max(len(row["allocation"]) for row in rows)
-    metrics = [metric for metric in METRICS.values() if all(metric.name in row for row in rows)]
-    names = "".join(f" {metric.label:>9}" for metric in metrics)
-    lines = [f"{'allocation':{width}}{names} {'GMACs':>9} {'ms/image':>9}"]
-    for row in rows:
-        milliseconds = row["ms_per_image"]
-        values = "".join(f" {row[one.name]:9.{max(3, one.digits)}f}" for one in metrics)
-        lines.append(
-            f"{row['allocation']:{width}}{values} {row['gmacs_per_image']:9.4g} "
-            f"{'-' if milliseconds is None else format(milliseconds, '.2f'):>9}"
-        )
-    return lines
 
 
 def caption_text(planner, figure: dict, points: list[Point], found: list) -> str:

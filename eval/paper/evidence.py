@@ -11,7 +11,7 @@ from eval.estimate import Cost, Costs, PlanLine, cost, plan_text, setting_text
 from eval.evaluator import Evaluator
 from eval.experiments import make_records, record_store, stored_record
 from eval.experiments import unique as unique_runs
-from eval.paper import shown, tables
+from eval.paper import commands, shown, tables
 from eval.paper.points import Planner, Point, once, unique
 from models.errors import InputError
 from models.zoo import ROOT
@@ -184,28 +184,7 @@ def why_no_weights(point: Point) -> str:
 
 def latency_command(points: list[Point]) -> str:
     """The command that measures the latencies of ``points``, which share all but allocations."""
-    run = points[0].run
-    precision = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-    settings = run.settings
-    words = [f"zoo={run.zoo.name}", f"sampler={settings['sampler']['name']}"]
-    words += [
-        f"sampler.{name}={str(value).lower() if isinstance(value, bool) else value}"
-        for name, value in settings["sampler"].items()
-        if name != "name"
-    ]
-    if settings["schedule"] != run.zoo.schedule:
-        words.append(f"schedule={settings['schedule']}")
-    words += [f"guidance.scale={run.guidance.scale:g}", f"precision={precision[settings['dtype']]}"]
-    if run.cache:
-        # Of order 0, which is cache=deep, the interval is the only setting.
-        words.append("cache=forecast" if run.cache.order else "cache=deep")
-        words += [
-            f"cache.{name}={value}"
-            for name, value in settings["cache"].items()
-            if run.cache.order or name == "interval"
-        ]
-    allocations = ",".join(str(point.run.allocation) for point in points)
-    return f"python -m scripts.latency {' '.join(words)} 'allocations=[{allocations}]'"
+    return commands.latency([point.run for point in points])
 
 
 def plan(

@@ -10,6 +10,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from eval import terminal
 from eval.candidates import Candidates
 from eval.confidence import standard_error
 from eval.markdown import markdown
@@ -186,9 +187,13 @@ def _fid(point: dict) -> str:
 
 def _choices(point: dict) -> str:
     """A setting in few words."""
+    return f"{point['allocation']}, {_words(point)}"
+
+
+def _words(point: dict) -> str:
+    """A setting without its allocation."""
     chosen = [word for axis, word in point["choices"].items() if not axis.startswith("share of")]
-    words = [word.replace("sampler.", "").replace("cache.", "") for word in chosen if word]
-    return f"{point['allocation']}, {', '.join(words)}"
+    return ", ".join(w.replace("sampler.", "").replace("cache.", "") for w in chosen if w)
 
 
 def caption(found: dict) -> str:
@@ -215,6 +220,22 @@ def write(folder: Path, found: dict) -> str:
         writer.writerows(rows)
     draw(path.with_suffix(".png"), found)
     return text
+
+
+def in_short(found: dict) -> list[str]:
+    """The frontier of everything, as a table and in plain characters, as lines of text."""
+    everything = list(found["methods"])[-1]
+    rows = [
+        {**point, "gmacs_per_image": point["macs_per_image"] / 1e9, "setting": _words(point)}
+        for point in of_method(found, everything)
+    ]
+    points = [(point["ms_per_image"], point["fid"]) for point in found["points"]]
+    return [
+        f"the frontier of {len(points)} settings measured on {found['images']:,} images",
+        *terminal.listing(rows, ["run", "setting"]),
+        "",
+        *terminal.frontier(points, "ms per image", "FID"),
+    ]
 
 
 def draw(path: Path, found: dict) -> None:

@@ -1,172 +1,175 @@
 """One HTML page with all that was found; it holds its pictures and needs no server and no network.
 
-Figures and tables that were drawn (``scripts.figures figure=all``), claims (``scripts.claims``),
-image grids with a slider for the share of the small denoiser, and every record.
+Of every zoo: its records to choose by, the claims (``scripts.claims``), the figures and tables that
+were drawn (``scripts.figures``), and every record.
 """
 
-import base64
 import html
-import io
 import json
 import re
 import string
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
-from eval.experiments import record_store
-from eval.metrics import METRICS
-from eval.paper import shown
-from eval.paper.evidence import Evidence
+import models
+from eval.paper import markup
+from eval.paper.claims_page import claims
 from eval.paper.points import Planner
+from eval.paper.tradeoffs import tradeoffs
 from models.errors import InputError
 from stitch.runs.provenance import commit
-from stitch.runs.records import content_hash
 
-TEMPLATE = Path(__file__).with_suffix(".html")
+TEMPLATES = {name: Path(__file__).with_name(f"page.{name}") for name in ("html", "css", "js")}
 
 
-def report(config: DictConfig, planner: Planner, folder: Path) -> str:
+@dataclass(frozen=True)
+class Part:
+    """What a page shows of one zoo.
+
+    Attributes:
+        config: ``configs/report.yaml``, composed for the zoo.
+        folder: of the figures, as ``scripts.figures`` drew them.
+    """
+
+    config: DictConfig
+    planner: Planner
+    folder: Path
+
+    @property
+    def zoo(self) -> str:
+        return self.config.zoo.name
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what is under it; ``inner`` are sections of their own."""
+
+    anchor: str
+    title: str
+    body: str = ""
+    inner: tuple["Section", ...] = ()
+    kind: str = ""
+
+    def html(self, level: int = 2) -> str:
+        inner = "\n".join(section.html(level + 1) for section in self.inner)
+        kind = f' class="{self.kind}"' if self.kind else ""
+        return (
+            f'<section id="{self.anchor}"{kind}><h{level}>{html.escape(self.title)}</h{level}>\n'
+            f"{self.body}\n{inner}</section>\n"
+        )
+
+    def link(self) -> str:
+        inner = "".join(section.link() for section in self.inner)
+        inner = f"<ul>{inner}</ul>" if inner else ""
+        return f'<li><a href="#{self.anchor}">{html.escape(self.title)}</a>{inner}</li>'
+
+
+def report(parts: Iterable[Part]) -> str:
     """The page, as HTML.
 
-    Args:
-        folder: of the figures, as ``scripts.figures`` drew them.
-
     Raises:
-        InputError: if there are none.
+        InputError: if a part's folder holds no figures.
     """
-    drawn = [name for name in config.figure if (folder / f"{name}.json").is_file()]
+    parts = list(parts)
+    zoos = " and ".join(part.zoo for part in parts)
+    found = [(part, sections(part)) for part in parts]
+    if len(parts) == 1:
+        (_, shown), *_ = found
+    else:
+        shown = [Section(part.zoo, f"Zoo {part.zoo}", about(part), s) for part, s in found]
+    text = {name: path.read_text() for name, path in TEMPLATES.items()}
+    return string.Template(text["html"]).substitute(
+        title=f"T-Stitch on {html.escape(zoos)}",
+        about=about(parts[0]) if len(parts) == 1 else "",
+        commit=commit(),
+        links="".join(section.link() for section in shown),
+        body="".join(section.html() for section in shown),
+        style=text["css"],
+        script=text["js"],
+    )
+
+
+def about(part: Part) -> str:
+    factors = part.config.protocols[part.planner.protocol]
+    return (
+        f"<p>Zoo {html.escape(part.zoo)}, protocol {part.planner.protocol}: "
+        f"{factors.images * 5000:,.0f} images where the paper has 5,000, "
+        f"{factors.steps * 100:.0f} steps where it has 100. FIDs of different protocols do not "
+        "compare.</p>"
+    )
+
+
+def sections(part: Part) -> tuple[Section, ...]:
+    """What there is of one zoo."""
+    figures: dict[str, dict] = OmegaConf.to_container(part.config.figure)
+    drawn = {n: f for n, f in figures.items() if (part.folder / f"{n}.json").is_file()}
     if not drawn:
         raise InputError(
-            f"{folder} holds no figures; draw them first: python -m scripts.figures figure=all"
+            f"{part.folder} holds no figures; draw them first: python -m scripts.figures "
+            f"figure=all zoo={part.zoo}"
         )
-    sections = {"Claims": claims(folder)}
-    sections |= {name: figure(folder, name) for name in drawn}
-    sections["Images"] = sliders(config, planner)
-    records = [r for r in record_store(config).all() if r["run"].get("zoo") == config.zoo.name]
-    sections[f"Records ({len(records)})"] = record_table(records)
-    return string.Template(TEMPLATE.read_text()).substitute(
-        title=f"T-Stitch on the zoo {html.escape(config.zoo.name)}",
-        about=f"Protocol {planner.protocol}, made at commit {commit()}. "
-        "Every number is that of a file: the JSON beside each figure names the record of its "
-        "quality and the measurement of its time.",
-        links="".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name in sections),
-        body="".join(
-            f'<h2 id="{_anchor(name)}">{html.escape(name)}</h2>\n{text}\n'
-            for name, text in sections.items()
-        ),
-    )
+    data = tradeoffs(part.config, models.load_zoo(part.zoo))
+    tables = {n: f for n, f in drawn.items() if (part.folder / f"{n}.md").is_file()}
+    pictures = {n: f for n, f in drawn.items() if n not in tables}
+
+    def section(kind: str, title: str, body: str = "", inner: dict | None = None) -> Section:
+        made = tuple(figure(part, name, settings) for name, settings in (inner or {}).items())
+        return Section(f"{part.zoo}-{kind}", title, body, made, kind)
+
+    found = [section("tradeoffs", "Choose a trade-off", explorer(data))] if data["points"] else []
+    found.append(section("claims", "Claims of the paper", claims(part.folder / "claims.json")))
+    found += [section("figures", "Figures", inner=pictures)] if pictures else []
+    found += [section("tables", "Tables", inner=tables)] if tables else []
+    title = f"Records ({len(data['points'])})"
+    return (*found, section("records", title, record_table(data)))
 
 
-def claims(folder: Path) -> str:
-    path = folder / "claims.md"
-    if not path.is_file():
-        return "<p>Not judged yet: <code>python -m scripts.claims</code></p>"
-    return from_markdown(path.read_text(), "claims")
-
-
-def figure(folder: Path, name: str) -> str:
-    """A picture with its caption, or a table."""
-    picture, text = folder / f"{name}.png", folder / f"{name}.md"
+def figure(part: Part, name: str, settings: dict) -> Section:
+    """A picture or a table under its number and title, with its captions."""
+    drawn = json.loads((part.folder / f"{name}.json").read_text())
+    first = drawn["points"][0]
+    words = {**part.planner.parts(settings), **{k: first[k] for k in ("steps", "images")}}
+    words["guidance"] = f"{first['guidance']:g}"
+    title, caption = (settings.get(key, "").format(**words) for key in ("title", "caption"))
+    number = re.fullmatch(r"(fig|table)0*(\d+)", name)
+    if number:
+        kind = {"fig": "Figure", "table": "Table"}[number[1]]
+        title = f"{kind} {number[2]}: {title}"
+    made = f"{drawn['caption']}; commit {drawn['commit']}; numbers and their files: {name}.json."
+    note = f"{html.escape(caption)} <small>{html.escape(made)}</small>"
+    text = part.folder / f"{name}.md"
     if text.is_file():
-        return from_markdown(text.read_text(), "")
-    data = base64.b64encode(picture.read_bytes()).decode()
-    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"></figure>'
+        _, body, *_ = text.read_text().split("\n\n")  # title, table, caption
+        shown = markup.from_markdown(body)
+    else:
+        shown = markup.picture(part.folder / f"{name}.png", f"{title}. {caption}")
+    body = f"<figure>{shown}<figcaption>{note}</figcaption></figure>"
+    return Section(f"{part.zoo}-{name}", title, body, kind="drawn")
 
 
-def from_markdown(text: str, kind: str) -> str:
-    """Paragraphs and tables, all that our own Markdown has."""
-    parts = []
-    for block in text.strip().split("\n\n"):
-        if not block.startswith("|"):
-            parts.append(f"<p>{_inline(block)}</p>")
-            continue
-        head, _, *rows = [line.strip("|").split("|") for line in block.splitlines()]
-        parts.append(table(head, rows, kind))
-    return "\n".join(parts)
+def explorer(data: dict) -> str:
+    """The frontier of the records; the page's script draws it."""
+    return f'<div class="explorer">{markup.data_of(data)}</div>'
 
 
-def table(head, rows, kind: str = "") -> str:
-    def line(cells, tag: str) -> str:
-        cells = (_inline(str(cell).strip()) for cell in cells)
-        return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
-
-    body = "\n".join(line(row, "td") for row in rows)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead>{line(head, "th")}</thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def sliders(config: DictConfig, planner: Planner) -> str:
-    """The grids whose samples are there, each with a slider over the share of the small one."""
-    evidence, parts = Evidence(config, planner), []
-    for name, settings in planner.possible(OmegaConf.to_container(config.figure)).items():
-        if settings["kind"] != "grid" or settings["across"] == "fraction":
-            continue
-        points = planner.points(settings)
-        if any(evidence.get(settings, point) is None for point in points):
-            continue
-        rows = []
-        for point in points:
-            images, _ = shown.images(settings, point.run)
-            rows.append(
-                {
-                    "label": f"{point.first} in {point.share:.0%} of the steps",
-                    "image": strip(images),
-                }
-            )
-        parts.append(
-            f'<div class="slider"><h3>{name}</h3><img alt="samples"><input type="range" min="0" '
-            f'max="{len(rows) - 1}" value="0" aria-label="share of the small denoiser">'
-            f'<output></output><script type="application/json">{json.dumps(rows)}</script></div>'
-        )
-    command = "python -m scripts.figures figure=grid run=true"
-    return "\n".join(parts) or f"<p>No samples are kept: <code>{command}</code></p>"
-
-
-def strip(images: np.ndarray) -> str:
-    """(n, H, W, C) images side by side, small ones enlarged, as a data URL."""
-    row = np.concatenate(list(images), axis=1)
-    picture = Image.fromarray(row.squeeze(-1) if row.shape[-1] == 1 else row)
-    factor = max(1, 96 // images.shape[1])
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.NEAREST)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def record_table(records: list[dict]) -> str:
+def record_table(data: dict) -> str:
     """Every record; a click on a heading sorts."""
-    names = [name for name in METRICS if any(name in record["metrics"] for record in records)]
-    columns = [
-        "allocation", "sampler", "steps", "guidance", "images", *names, "GMACs",
-        "ms per image as sampled", "run",
-    ]  # fmt: skip
+    metrics = data["metrics"]
+    head = ["allocation", "setting", "images", *(one["label"] for one in metrics)]
     rows = []
-    for record in records:
-        run, cost, found = record["run"], record["cost"], record["metrics"]
-        metrics = [
-            f"{found[name]:.{max(4, METRICS[name].digits)}f}" if name in found else ""
-            for name in names
-        ]
-        milliseconds = cost.get("ms_per_image")
+    for point in data["points"]:
+        found, times = point["metrics"], point["times"]
+        device, milliseconds = next(iter(times.items()), ("", None))
         rows.append([
-            run["allocation"], run["sampler"]["name"], run["sampler"]["steps"],
-            f"{run['guidance']['scale']:g}", record["protocol"]["num_images"], *metrics,
-            f"{cost['macs_per_image'] / 1e9:.4g}" if "macs_per_image" in cost else "",
-            "" if milliseconds is None else f"{milliseconds:.2f}", content_hash(run),
+            point["allocation"], point["setting"], point["protocol"],
+            *(f"{found[one['name']]:.{max(4, one['digits'])}f}" if one["name"] in found else ""
+              for one in metrics),
+            "" if point["gmacs"] is None else f"{point['gmacs']:.4g}",
+            "" if milliseconds is None else f"{milliseconds:.2f}", device,
+            f"`{Path(point['record']).stem}`",
         ])  # fmt: skip
-    return f'<div class="records">{table(columns, rows)}</div>'
-
-
-def _inline(text: str) -> str:
-    """Bold and code of Markdown."""
-    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text))
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
-
-
-def _anchor(name: str) -> str:
-    return html.escape(name.split()[0].lower())
+    head += ["GMACs", "ms per image", "of", "record"]
+    return markup.table(head, rows, sortable=True)

@@ -22,7 +22,7 @@ CONFIG = "figures"
 # What the command line may say that is not a setting of a run.
 NOT_OF_A_RUN = {
     "figure", "run", "dry_run", "protocol", "figures", "eval", "hydra", "claims", "thresholds",
-    "report",
+    "report", "zoos",
 }  # fmt: skip
 
 

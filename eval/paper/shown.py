@@ -21,7 +21,12 @@ def images(figure: dict, run: Run) -> tuple[np.ndarray, list[int]]:
     parts = list(run.samples.batches(needed(figure, run)))
     found, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     if figure["across"] == "classes":
-        _, first = np.unique(labels, return_index=True)
-        chosen = np.sort(first)[:MOST]
+        chosen = first_of_classes(labels)
         found, labels = found[chosen], labels[chosen]
     return found, labels.tolist()
+
+
+def first_of_classes(labels: np.ndarray) -> np.ndarray:
+    """Where each class comes first in (n,) labels, ascending, of ``MOST`` classes at most."""
+    _, first = np.unique(labels, return_index=True)
+    return np.sort(first)[:MOST]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 from eval.speed import timing
 from stitch import SharedPrefix
@@ -71,10 +72,9 @@ def measure(config: DictConfig, points: Sequence[Run]) -> dict:
     sizes = dict.fromkeys([PAPER_BATCH, config.batch_size])
     peaks = {}
     if config.memory:  # first, while this process has little memory itself
-        for run in points:
-            key = frozenset(run.networks)
-            if key not in peaks:
-                peaks[key] = peak_memory(with_allocation(config, str(run.allocation)))
+        networks = {frozenset(run.networks): run for run in reversed(points)}
+        for key, run in tqdm(networks.items(), desc="memory", unit="process", leave=False):
+            peaks[key] = peak_memory(with_allocation(config, str(run.allocation)))
     sized = {
         (number, size): dataclasses.replace(run, batch_size=size)
         for number, run in enumerate(points)

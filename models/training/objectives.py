@@ -12,6 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from models.first_stage import to_unit_range
 from models.training.augment import Augment
@@ -205,7 +206,7 @@ def reconstruction(network: nn.Module, test) -> dict[str, float]:
 def posteriors(first_stage: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled mean and standard deviation of every image's latents, (N, c, h, w) each."""
     means, stds = [], []
-    for chunk in images.split(500):
+    for chunk in tqdm(images.split(500), desc="latents", unit="chunk", leave=False, disable=None):
         mean = first_stage.encode(chunk)
         means.append(mean)
         stds.append(first_stage.encode(chunk, torch.ones_like(mean)) - mean)

@@ -222,6 +222,7 @@ class _Bar:
             initial=total - missing.images() if self.shown else 0,
             unit="img",
             smoothing=0,
+            leave=None,
             disable=not self.shown,
         )
 

@@ -127,6 +127,7 @@ def _share(
         total=images // distributed.world_size(),
         unit="img",
         smoothing=0,
+        leave=None,
         disable=not distributed.is_main(),
     ) as bar:
         for shard in [*shards[start:], *shards[:start]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from models.files import write_atomically
 from stitch.runs import distributed, provenance
@@ -24,7 +25,13 @@ def make(run: Run, runs: str | Path) -> Path:
     path = path_of(run, runs)
     if distributed.is_main() and not path.is_file():
         states: list[torch.Tensor] = []
-        run.walk(range(run.num_images), lambda x, **_: states.append(x.float().cpu()))
+        with tqdm(desc=str(run.allocation), total=len(run.allocation.steps), unit="step") as bar:
+
+            def keep(x: torch.Tensor, **_) -> None:
+                states.append(x.float().cpu())
+                bar.update()
+
+            run.walk(range(run.num_images), keep)
         about = {"run": run.settings, "num_images": run.num_images}
         buffer = io.BytesIO()
         np.savez_compressed(

@@ -71,4 +71,4 @@ def test_a_point_runs_as_a_job_of_two_ranks(tmp_path):
     logs = "".join(path.read_text() for path in tmp_path.glob("slurm/*/*_log.out"))
     assert "global_rank=0(2)" in logs and "global_rank=1(2)" in logs
     # One rank alone says what was made.
-    assert logs.count("(run ") == 1
+    assert logs.count("ms/image") == 1

@@ -37,7 +37,14 @@ def test_every_try_is_a_record_and_the_last_round_has_times_and_errors(found):
     assert base["allocation"] == "DiT-XL*6" and base["above_base"] == base["above_base_error"] == 0
     assert set(base["methods"]) == {"fewer steps", "stitching", "cache", "everything"}
     page = (runs / "search" / "fashion" / "frontier.md").read_text()
-    assert page in output and "DiT-XL*6" in page
+    assert "DiT-XL*6" in page
+    table, *_ = output.split("FID (lower is better")
+    assert "the frontier of" in table and "run" in table
+    best = [point for point in result["points"] if point["run"] in table]
+    fids = [point["fid"] for point in best]  # by ascending time
+    assert len(best) > 1 and fids == sorted(fids, reverse=True)
+    assert max(map(len, output.split("FID (lower is better")[1].splitlines()[1:-1])) <= 80
+    assert output.splitlines()[-1].endswith("frontier.md")
 
 
 def test_the_command_of_a_point_finds_its_record_again(found):

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from scripts import zoo
 from tests import ROOT
+from tests.commands import run
 
 HEAVY = {"torch", "torchvision", "diffusers", "torch_fidelity", "scipy", "matplotlib", "wandb"}
 
@@ -41,6 +43,36 @@ def test_denoisers_are_loaded_without_the_libraries_they_do_not_need():
     )
     assert "torch" in modules
     assert not (HEAVY - {"torch"} | {"torch._dynamo"}) & modules
+
+
+def test_the_table_of_zoos_is_answered_without_torch_until_something_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "CACHE", tmp_path)
+    code, first, errors = run("zoo", "name=fashion")
+    assert code == 0, errors
+    start = "import sys; sys.argv = ['zoo', 'name=fashion']; from pathlib import Path; "
+    start += f"from scripts import zoo; zoo.CACHE = Path({str(tmp_path)!r}); zoo.main()"
+    again, modules = imported("-c", start)
+    assert again == first
+    assert not HEAVY & modules
+    (kept,) = tmp_path.iterdir()
+    kept.write_text(kept.read_text().replace("DiT-B", "of another time"))
+    monkeypatch.setattr(zoo, "version", lambda library: "another")
+    assert run("zoo", "name=fashion") == (0, first, "")
+    kept.write_text("[]")
+    assert run("zoo", "name=fashion") == (0, first, "")
+
+
+def test_a_file_that_changes_is_looked_at_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "ROOT", tmp_path)
+    before = zoo.state("fashion")
+    assert zoo.state("fashion") == before != zoo.state("imagenette64")
+    weights = tmp_path / "checkpoints" / "fashion" / "DiT-S.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"some")
+    there = zoo.state("fashion")
+    assert there != before
+    os.utime(weights, ns=(0, 0))
+    assert zoo.state("fashion") not in (before, there)
 
 
 def started(*arguments, **environment):

@@ -10,14 +10,15 @@ import torch
 from omegaconf import OmegaConf
 
 import models
-from eval import experiments, overrides
+from eval import experiments, overrides, terminal
 from eval.estimate import Costs, cost
 from eval.evaluator import Evaluator
 from eval.images import open_images
 from eval.metrics import METRICS, Metric
-from eval.paper import draw, tables
+from eval.paper import tables
 from eval.paper.page import record_table
 from eval.paper.points import Planner
+from eval.paper.tradeoffs import tradeoffs
 from models.errors import InputError
 from scripts import cli, sweep
 from stitch.cost import CostTable
@@ -242,9 +243,10 @@ def test_a_new_metric_is_one_row_and_one_function(tmp_path, monkeypatch):
         evaluator.check(open_images(run.samples.path), 3)
     # Tables, the report and the list of a figure's numbers show it.
     assert (tables.heading("far"), tables.decimals("far")) == ("Far", 1)
-    assert "<th>far</th>" in record_table([record])
+    page = record_table(tradeoffs(OmegaConf.create({"runs": str(tmp_path)}), run.zoo))
+    assert ">Far</button>" in page and f"{record['metrics']['far']:.4f}" in page
     line = {"allocation": "S", "gmacs_per_image": 1.0, "ms_per_image": None, **record["metrics"]}
-    head, values = draw.listing([line])
+    head, values = terminal.listing([line])
     assert head.split() == ["allocation", "FID", "Far", "GMACs", "ms/image"]
     assert values.split()[2] == f"{record['metrics']['far']:.3f}"
 

@@ -16,6 +16,7 @@ class Progress:
     Attributes:
         timesteps: those of the trajectory, from noise to image; some schedulers have one twice.
         step: the place in them of the last call.
+        again: whether the call before, in this trajectory, was at the same step.
     """
 
     def __init__(self, pipe: Any):
@@ -24,6 +25,7 @@ class Progress:
         self._counter: int | None = None
         self.timesteps: list[float] = []
         self.step = 0
+        self.again = False
 
     def follow(self, timestep: Tensor | float) -> bool:
         """Take note of a call at ``timestep``, one or equal ones; whether a trajectory begins.
@@ -47,8 +49,14 @@ class Progress:
                 "pipeline again or the scheduler's set_timesteps"
             )
         begins = begins or step < self.step
+        self.again = step == self.step and not begins
         self.step, self._counter = step, getattr(scheduler, "counter", None)
         return begins
+
+    @property
+    def place(self) -> int:
+        """The first place that has the timestep of the last call."""
+        return self.timesteps.index(self.timesteps[self.step])
 
     def forget(self) -> None:
         """Let a trajectory begin at the next call."""

@@ -1,42 +1,48 @@
 """Stitching in any pipeline of diffusers, in two lines."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
-from diffusers.hooks import HookRegistry
 from torch import nn
 
 from models.errors import InputError
-from stitch.allocation import Allocation, check_fractions
-from stitch.pipelines.hook import StitchHook
+from samplers import check
+from stitch.allocation import Allocation
+from stitch.pipelines.agreement import LARGE, NAME, check_agreement, takes_guidance
+from stitch.pipelines.attach import attach, attached, detach
+from stitch.pipelines.deep import DeepCache
+from stitch.pipelines.hook import COMPILED, StitchHook
 from stitch.pipelines.member import Member
+from stitch.pipelines.shares import Shares, allocator, check_names
+from stitch.pipelines.tome import check_tokens, leave_tokens, merge_tokens
 
-LARGE = "large"
 SLOTS = ("unet", "transformer")
-RULES = {"round": round, "floor": math.floor}
-_HOOK = "stitch"
-
-Shares = Mapping[str, float] | Allocation | Callable[[Sequence[float]], Allocation]
 
 
 class PipelineStitch:
-    """The handle of a stitched pipeline; as a context manager, it removes the stitch at the end."""
+    """The handle of a stitched pipeline; in a ``with`` statement it removes the stitch at the end.
 
-    def __init__(self, module: nn.Module, hook: StitchHook):
-        self._module, self._hook = module, hook
+    Args:
+        module: the pipeline's denoiser.
+        hook: what is on it.
+        merged: the denoisers that tomesd has patched.
+    """
+
+    def __init__(self, module: nn.Module, hook: StitchHook, merged: list[nn.Module]):
+        self._module, self._hook, self._merged = module, hook, merged
 
     @property
     def allocation(self) -> Allocation | None:
-        """Which denoiser owned which of the scheduler's timesteps in the last call of the pipeline.
-
-        Before the first call: None.
-        """
+        """The owner of each of the scheduler's timesteps in the last call; before one: None."""
         return self._hook.allocation
 
     def remove(self) -> None:
-        """Leave the pipeline as it was before."""
-        HookRegistry.check_if_exists_or_initialize(self._module).remove_hook(_HOOK, recurse=False)
+        """Leave the pipeline as it was before; again, does nothing."""
+        for network in self._merged:
+            leave_tokens(network)
+        self._merged = []
+        detach(self._module, self._hook, NAME)
 
     def __enter__(self) -> "PipelineStitch":
         return self
@@ -62,6 +68,10 @@ def stitch_pipeline(
     of the scheduler's ``timesteps`` in a call: with PNDM one more than were asked for, with Heun
     almost twice as many, and in image-to-image also those that are passed over.
 
+    The others come to the large one's precision and to the latents' device when they are needed
+    first, and stay. Caches, these and those that diffusers has put on a denoiser, begin anew where
+    a denoiser takes over and where a trajectory begins.
+
     Args:
         pipe: a diffusers pipeline with a ``scheduler``.
         others: name -> denoiser, in order from noise to image, before ``large``.
@@ -71,44 +81,80 @@ def stitch_pipeline(
         rule: how shares become steps: ``round`` (paper, sec. 3.2) or ``floor`` (the official
             text-to-image code).
         deep: every how many steps a U-Net is evaluated in full; in between its deep branch is held
-            (DeepCache, Ma et al. 2023, arXiv 2312.00858). For all members, or by name.
-        tome: ratio of tokens that a U-Net's self-attention merges (ToMe, Bolya & Hoffman 2023,
-            arXiv 2303.17604). For all members, or by name.
+            (see ``stitch.pipelines.deep``). For all denoisers, or by name.
+        tome: ratio of tokens that a U-Net's self-attention merges, up to 0.75 (see
+            ``stitch.pipelines.tome``). For all denoisers, or by name.
         guidance_embedding: False withholds the embedding of the guidance scale from latent
             consistency models, as the official code does.
 
     Raises:
-        InputError: for what cannot be stitched.
+        InputError: for what cannot be stitched. So does the pipeline's call, at its first step, for
+            what only a call shows.
     """
-    slot = slot or next((name for name in SLOTS if getattr(pipe, name, None) is not None), None)
-    module = getattr(pipe, slot)
-    members = {name: Member(name, other) for name, other in others.items()}
-    members[LARGE] = Member(LARGE, module)
-    hook = StitchHook(pipe, members, _allocator(shares, list(members), rule))
-    HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, _HOOK)
-    return PipelineStitch(module, hook)
-
-
-def _allocator(
-    shares: Shares, names: list[str], rule: str
-) -> Callable[[Sequence[float]], Allocation]:
-    """The function from the timesteps of a trajectory to the allocation."""
-    if rule not in RULES:
-        raise InputError(f"rule={rule!r} is unknown; known: {', '.join(RULES)}")
-    if isinstance(shares, Mapping):
-        check_names("shares", shares, names)
-        check_fractions(shares, "shares")
-        ordered = {name: shares[name] for name in names if name in shares}
-        return lambda timesteps: Allocation.from_fractions(ordered, len(timesteps), RULES[rule])
-    if isinstance(shares, Allocation):
-        check_names("shares", shares.denoisers, names)
-        return lambda timesteps: shares
-    return shares
-
-
-def check_names(setting, chosen, names):
-    unknown = [name for name in chosen if name not in names]
-    if unknown:
+    slot, module = _denoiser(pipe, slot)
+    if not others or LARGE in others:
         raise InputError(
-            f"{setting} names {', '.join(unknown)}; the pipeline's denoisers are {', '.join(names)}"
+            f"others={list(others)} must name at least one denoiser, and none large, which is the "
+            "pipeline's own"
         )
+    check_agreement(module, others, guidance_embedding)
+    networks = {**others, LARGE: module}
+    if not guidance_embedding and not any(map(takes_guidance, networks.values())):
+        raise InputError(
+            "guidance_embedding=False: no denoiser has a time_cond_proj_dim; leave it out"
+        )
+    intervals, ratios = _by_name("deep", deep, networks), _by_name("tome", tome, networks)
+    for name, interval in intervals.items():
+        check.whole(f"deep: the interval of {name}", interval, least=1)
+        DeepCache.check(f"deep={interval}: {name}", networks[name])
+    for name, ratio in ratios.items():
+        check_tokens(f"tome: the ratio of {name}", networks[name], ratio)
+    hook = StitchHook(pipe, slot, module, allocator(shares, list(networks), rule))
+    for name, network in networks.items():
+        answer = hook.answer_without if name == LARGE else network
+        member = Member(name, network, answer, intervals.get(name), guidance_embedding)
+        hook.members[name] = member
+
+    for name, ratio in ratios.items():
+        merge_tokens(networks[name], ratio)
+    attach(module, hook, NAME)
+    return PipelineStitch(module, hook, [networks[name] for name in ratios])
+
+
+def _denoiser(pipe: Any, slot: str | None) -> tuple[str, nn.Module]:
+    """The name and the module of a pipeline's denoiser.
+
+    Raises:
+        InputError: if there is none, or it cannot be stitched.
+    """
+    kind, components = type(pipe).__name__, getattr(pipe, "components", {})
+    known = [name for name, part in components.items() if isinstance(part, nn.Module)]
+    if slot is None:
+        slot = next((name for name in SLOTS if name in known), None)
+    if slot not in known or getattr(components.get("scheduler"), "timesteps", None) is None:
+        raise InputError(
+            f"slot={slot}: {kind} has no such denoiser and scheduler; give a diffusers pipeline "
+            f"with a scheduler and one of its modules ({', '.join(known) or 'none'})"
+        )
+    module = components[slot]
+    if "timestep" not in inspect.signature(module.forward).parameters:
+        raise InputError(
+            f"slot={slot}: {type(module).__name__} of {kind} takes no timestep; name its denoiser"
+        )
+    if attached(module, NAME):
+        raise InputError(
+            f"slot={slot}: {kind} is stitched already; call remove() of the stitch before"
+        )
+    if module._compiled_call_impl is not None:
+        raise InputError(COMPILED)
+    return slot, module
+
+
+def _by_name(setting: str, values: Any, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Denoiser -> value, from such a mapping, or one value for all; None for none."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        return dict.fromkeys(networks, values)
+    check_names(setting, values, networks)
+    return dict(values)

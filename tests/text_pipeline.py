@@ -7,6 +7,8 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+# Some words for the ten classes of Imagenette.
+WORDS = "[[tench],[springer],[cassette],[saw],[church],[horn],[truck],[pump],[ball],[parachute]]"
 LENGTH = 12  # tokens that the text encoder reads, with those of begin and end
 
 
@@ -26,7 +28,7 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
 def unet(seed: int, width: int) -> UNet2DConditionModel:
     torch.manual_seed(seed)
     return UNet2DConditionModel(
-        sample_size=4,
+        sample_size=8,
         block_out_channels=(width, 2 * width),
         layers_per_block=1,
         norm_num_groups=4,
@@ -38,12 +40,12 @@ def unet(seed: int, width: int) -> UNet2DConditionModel:
 
 
 def save(folder: Path) -> Path:
-    """``folder`` as a Stable Diffusion pipeline of 8x8 images, with ``unet-small`` beside it."""
+    """``folder`` as a Stable Diffusion pipeline of 64x64 images, ``unet-small`` beside it."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        block_out_channels=(4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=2,
         latent_channels=4,
     )
@@ -87,10 +89,15 @@ def settings(folder: Path) -> list[str]:
     return [
         f"pipeline.repo={folder}",
         f"pipeline.others.small.repo={folder}",
-        "pipeline.size=[8,8]",
+        "pipeline.size=[64,64]",
         "pipeline.steps=4",
-        "prompts=[a b c,d e,f]",
+        "prompts=[a tench,a church,two horns]",
+        # A classifier that reads images of that size.
+        "eval=imagenette64",
+        "eval.metrics=[fid,is,agreement]",
+        f"+eval.words={WORDS}",
         "batch_size=2",
         "shard_size=4",
+        "num_images=12",
         "device=cpu",
     ]

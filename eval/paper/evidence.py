@@ -8,9 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from eval.estimate import Cost, Costs, PlanLine, cost, plan_text, setting_text
-from eval.evaluator import Evaluator
+from eval.evaluator import Evaluator, sampling_time
 from eval.experiments import make_records, record_store, stored_record
 from eval.experiments import unique as unique_runs
+from eval.images import ShardImages
 from eval.paper import shown, tables
 from eval.paper.points import Planner, Point, once, unique
 from models.errors import InputError
@@ -18,6 +19,7 @@ from models.zoo import ROOT
 from stitch.runs import distributed, trajectories
 from stitch.runs.generate import sample_missing
 from stitch.runs.run import Run
+from stitch.runs.text2image import TextRun
 
 log = logging.getLogger("figures")
 
@@ -46,7 +48,7 @@ class Evidence:
     def kind(self, figure: dict) -> str:
         if figure.get("latency"):
             return "latency"
-        if "beside" in figure:
+        if "beside" in figure and figure["across"] != "prompts":
             return "record"  # and samples
         sources = {"grid": "samples", "similarity": "trajectory", "spectrum": "trajectory"}
         return sources.get(figure["kind"], "record")
@@ -55,7 +57,7 @@ class Evidence:
         """What is known of a point, or None.
 
         A record comes with its ``timing``, and with the run's own cost if ``scripts.evaluate`` made
-        it, which knows of images only.
+        it, which knows of images only; so do samples.
         """
         run, kind = point.run, self.kind(figure)
         if run.settings["weights"] is None:
@@ -70,7 +72,10 @@ class Evidence:
             return trajectories.load(run, self.runs)
         if kind == "latency":
             return self.latency(run)
-        return None if self.unshown(figure, run) else run.samples.path
+        if self.unshown(figure, run):
+            return None
+        measured = self.latency(run) or sampling_time(ShardImages(run.samples))
+        return {"timing": measured}
 
     def unshown(self, figure: dict, run: Run) -> int:
         """How many of a run's images a grid needs that are not there."""
@@ -174,7 +179,9 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
 
 
 def why_no_weights(point: Point) -> str:
-    """What to do about the weights that a run lacks."""
+    """What to do about the weights, or prompts, that a run lacks."""
+    if isinstance(point.run, TextRun):
+        return point.run.problem
     try:
         point.run.zoo.weights_sha256(dict.fromkeys(point.run.networks))
     except InputError as error:
@@ -182,9 +189,18 @@ def why_no_weights(point: Point) -> str:
     return "its weights came while the command ran; start it again"
 
 
+def size_text(run: Run | TextRun) -> str:
+    """How much a pipeline's weights are, for people; empty for a zoo, whose card says it."""
+    if isinstance(run, TextRun):
+        return f" ({run.zoo.gigabytes():.3g} GB of weights)"
+    return ""
+
+
 def latency_command(points: list[Point]) -> str:
     """The command that measures the latencies of ``points``, which share all but allocations."""
     run = points[0].run
+    if isinstance(run, TextRun):
+        return text_latency_command(points)
     precision = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
     settings = run.settings
     words = [f"zoo={run.zoo.name}", f"sampler={settings['sampler']['name']}"]
@@ -206,6 +222,24 @@ def latency_command(points: list[Point]) -> str:
         ]
     allocations = ",".join(str(point.run.allocation) for point in points)
     return f"python -m scripts.latency {' '.join(words)} 'allocations=[{allocations}]'"
+
+
+def text_latency_command(points: list[Point]) -> str:
+    """``latency_command`` of runs of a pipeline."""
+    run = points[0].run
+    shares = ",".join(f"{point.fractions[0]:g}" for point in points)
+    words = [
+        f"pipeline={run.zoo.name}",
+        f"pipeline.steps={run.settings['sampler']['steps']}",
+        f"pipeline.guidance={run.guidance.scale:g}",
+        f"batch_size={run.batch_size}",
+        f"shares=[{shares}]",
+    ]
+    if run.cache:
+        words.append("cache=tome" if run.cache.ratio else "cache=deep")
+        words.append(f"cache.ratio={run.cache.ratio:g}" if run.cache.ratio
+                     else f"cache.interval={run.cache.interval}")  # fmt: skip
+    return f"python -m scripts.latency {' '.join(words)}"
 
 
 def plan(
@@ -234,5 +268,8 @@ def plan(
     return [
         *plan_text(lines, costs),
         f"protocol {planner.protocol}",
-        *(f"zoo {zoo}: {why_no_weights(point)}" for zoo, point in without.items()),
+        *(
+            f"{planner.chosen} {zoo}{size_text(point.run)}: {why_no_weights(point)}"
+            for zoo, point in without.items()
+        ),
     ]

@@ -1,6 +1,7 @@
 """Kinds of figures: from points and what was recorded of them to panels, tables and grids."""
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +245,8 @@ def _relative_time(drawn: list[plots.Curve]) -> list[plots.Curve]:
 def grid(drawing: Drawing) -> None:
     """Images of every series; a row each, or with ``across: fraction`` a column a share.
 
-    With ``beside``, metrics and time of their runs stand beside the rows.
+    With ``beside``, metrics and time of their runs stand beside the rows. With ``across: prompts``
+    every prompt has a row and every share a column, with its time if that is to stand ``beside``.
     """
     figure, first = drawing.figure, drawing.points[0]
     found = [shown.images(figure, point.run) for point in drawing.points]
@@ -255,6 +257,13 @@ def grid(drawing: Drawing) -> None:
             rows.append(np.concatenate([found[i][0] for i in mine]))
             labels.append(drawing.text(series["label"], drawing.points[mine[0]]))
             columns = [f"{drawing.points[i].fractions[0]:g}" for i in mine]
+        y = ""
+    elif figure["across"] == "prompts":
+        rows = [np.stack(row) for row in zip(*(images for images, _ in found), strict=True)]
+        labels = [textwrap.fill(first.run.prompts[label], 24) for label in found[0][1]]
+        columns = [
+            _column(drawing, *one) for one in zip(drawing.points, drawing.evidence, strict=True)
+        ]
         y = ""
     else:
         rows = [images for images, _ in found]
@@ -268,8 +277,21 @@ def grid(drawing: Drawing) -> None:
         y = f"share of {drawing.names['small']}"
     plots.image_grid(
         drawing.path, rows, labels, drawing.text(figure["title"], first), y, drawing.caption,
-        columns,
+        columns, figure.get("cell", 0.5),
     )  # fmt: skip
+
+
+def _column(drawing: Drawing, point: Point, samples: dict) -> str:
+    """What stands above the images of a share: our time of one, and the paper's."""
+    lines = [f"{point.fractions[0]:g}"]
+    measured = samples["timing"].get("ms_per_image")
+    if "time" in drawing.figure.get("beside", []) and measured is not None:
+        lines.append(f"{measured:.0f} ms" if measured < 1e4 else f"{measured / 1e3:.1f} s")
+    path = drawing.figure["series"][point.series].get("reported", {}).get("time")
+    if path and drawing.same_data:
+        known = paper.at_share(path, point.fractions[0])
+        lines += [f"paper: {known:.0f} ms"] if known else []
+    return "\n".join(lines)
 
 
 def _beside(drawing: Drawing) -> list[str]:

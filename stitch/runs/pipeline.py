@@ -16,7 +16,7 @@ from models.errors import InputError
 from models.files import sha256_of
 from models.weights import CheckpointError
 from models.zoo import Lazy
-from stitch.pipelines.stitching import LARGE
+from stitch.pipelines.agreement import LARGE
 from stitch.runs import devices
 from stitch.runs.hub import Source
 
@@ -62,10 +62,11 @@ class Pipeline:
         """Multiply-accumulates of one call for one image, without guidance, as the card has them.
 
         Args:
-            name: of a denoiser, or ``NAME/CACHE`` where a cache computes a part of it.
+            name: of a denoiser, or ``NAME/CACHE`` where a cache computes a part of it; of that, the
+                whole counts if the card has no other number.
         """
         denoiser, _, cache = name.partition("/")
-        known = self.card.cached_gmacs[cache] if cache else self.card.gmacs
+        known = self.card.cached_gmacs.get(cache, self.card.gmacs)
         return round(known[denoiser] * 1e9)
 
     def gigabytes(self) -> float:
@@ -111,7 +112,16 @@ class Pipeline:
             )
         return made(**options) if config is None else made.from_config(config, **options)
 
+    def checkpoint(self, name: str) -> Path:
+        """The file of a denoiser's weights, the first if there are several."""
+        source = self.specs[name]
+        return sorted((source.folder() / (source.subfolder or "")).glob("*.safetensors"))[0]
+
     # ---- loaded ----
+
+    def skeleton(self, name: str) -> nn.Module:
+        """The network itself: its parameters can be counted."""
+        return self.denoisers[name]
 
     @functools.cached_property
     def pipe(self) -> Any:
@@ -132,6 +142,7 @@ class Pipeline:
         made = getattr(diffusers, self.card["class"] or "DiffusionPipeline")
         pipe = self._read(made, folder, variant=self.source.variant, **parts)
         pipe.scheduler = self._scheduler(pipe.scheduler.config)
+        pipe.scheduler.set_timesteps(1)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)
 
@@ -186,7 +197,7 @@ class Pipeline:
         path = self.card.control
         if path is None or not Path(path).is_file():
             raise InputError(
-                f"pipeline.control={path} is no file; give the picture that the ControlNet follows "
+                f"pipeline.control={path or 'null'} is no file; give the picture that the ControlNet follows "
                 "(edges, depth or pose, white on black)"
             )
         return Path(path)

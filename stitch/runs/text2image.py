@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -15,7 +16,8 @@ from models.errors import InputError
 from samplers.noise import generators
 from stitch.allocation import Allocation
 from stitch.pipelines import stitch_pipeline
-from stitch.pipelines.stitching import LARGE, RULES
+from stitch.pipelines.agreement import LARGE
+from stitch.pipelines.shares import RULES
 from stitch.runs import prompts
 from stitch.runs.pipeline import Pipeline
 from stitch.runs.records import content_hash
@@ -41,9 +43,7 @@ class PipelineCache:
         return f"in full every {self.interval} steps (deep cache)"
 
     def called(self, allocation: Allocation) -> list[str]:
-        """What is computed at every step: a denoiser, or ``NAME/deep`` or ``NAME/tome``."""
-        if self.ratio:
-            return [f"{name}/tome" for name in allocation.steps]
+        """What is computed at every step: a denoiser, or ``NAME/deep`` of a part of it."""
         return [
             name if step % self.interval == 0 else f"{name}/deep"
             for name, count in allocation.runs
@@ -108,7 +108,8 @@ class TextRun:
     def macs(self) -> dict[str, int]:
         """Multiply-accumulates of each of the ``calls`` for one image."""
         names = dict.fromkeys(name for step in self.calls for name in step)
-        return {name: self.zoo.macs(name) for name in names}
+        merged = "/tome" if self.cache and self.cache.ratio else ""
+        return {name: self.zoo.macs(name + merged) for name in names}
 
     def cost(self) -> dict[str, float]:
         """Cost of one image: calls of denoisers, and their multiply-accumulates."""
@@ -131,8 +132,7 @@ class TextRun:
         card, options = self.zoo.card, OmegaConf.to_container(self.zoo.card.call)
         if self.zoo.controlnet:
             options["image"] = [self.zoo.control] * len(labels)
-        names = [name for name in self.allocation.denoisers if name != LARGE]
-        others = {name: self.zoo.denoisers[name] for name in names}
+        others = {name: self.zoo.denoisers[name] for name in self.zoo.specs if name != LARGE}
         wrapped = {"deep": self.cache.interval if self.cache.interval > 1 else None,
                    "tome": self.cache.ratio or None} if self.cache else {}  # fmt: skip
         with stitch_pipeline(
@@ -179,30 +179,34 @@ def create(config: DictConfig, zoo: Pipeline, planning: bool = False) -> TextRun
     fractions = _fractions(config, list(zoo.specs))
     allocation = Allocation.from_fractions(fractions, zoo.timesteps(card.steps), RULES[config.rule])
     cache = _cache(config)
-    found, weights, digest, problem = [], None, None, ""
-    try:
-        found = prompts.read(config.prompts or list(card.prompts))
-        digest = prompts.sha256(found)
-        weights = zoo.weights_sha256(allocation.denoisers, fetch=not planning)
-    except InputError as error:
-        if not planning:
-            raise
-        problem = str(error)
+    problems: list[str] = []
+
+    def known(find: Callable[[], Any]) -> Any:
+        try:
+            return find()
+        except InputError as error:
+            if not planning:
+                raise
+            problems.append(str(error))
+
+    found = known(lambda: prompts.read(config.prompts or list(card.prompts))) or []
+    control = known(zoo.control_sha256)
+    weights = known(lambda: zoo.weights_sha256(allocation.denoisers, fetch=not planning))
     settings = {
         "zoo": zoo.name,
-        "weights": weights,
+        "weights": None if problems else weights,
         "sampler": {**OmegaConf.to_container(card.scheduler), "steps": card.steps},
         "allocation": str(allocation),
         "guidance": {"scale": float(card.guidance), "embedding": card.guidance_embedding},
-        "prompts": digest,
+        "prompts": prompts.sha256(found),
         "size": list(card.size),
         "call": OmegaConf.to_container(card.call),
         "seed": config.seed,
         "dtype": str(zoo.dtype).removeprefix("torch."),
     }
     settings["sampler"]["name"] = card.scheduler.name.removesuffix("Scheduler")
-    if zoo.controlnet and not problem:
-        settings["control"] = zoo.control_sha256()
+    if control:
+        settings["control"] = control
     if cache:
         settings["cache"] = {"interval": cache.interval, "ratio": cache.ratio}
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(settings)
@@ -218,7 +222,7 @@ def create(config: DictConfig, zoo: Pipeline, planning: bool = False) -> TextRun
             path, settings, config.shard_size, notes={prompts.FILE: prompts.encoded(found)}
         ),
         cache,
-        problem,
+        "; ".join(problems),
     )
 
 

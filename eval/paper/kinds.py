@@ -54,7 +54,7 @@ class Drawing:
         if of_paper:
             setting = {
                 "steps": paper_says["steps"],
-                "guidance": f"{paper_says['guidance']:g}",
+                "guidance": f"{paper_says.get('guidance', 1):g}",
                 "images": f"{paper_says.get('images', 0):,}",
             }
         fraction = f"{point.fractions[0]:g}"

@@ -17,8 +17,8 @@ from stitch.pipelines.member import Member
 from stitch.pipelines.progress import Progress
 
 COMPILED = (
-    "compile() of the pipeline's denoiser would compile the stitch; compile its forward instead, "
-    "before stitch_pipeline: unet.forward = torch.compile(unet.forward)"
+    "the pipeline's denoiser is compiled as a whole, the stitch with it; compile its forward "
+    "instead, before stitch_pipeline: unet.forward = torch.compile(unet.forward)"
 )
 
 log = logging.getLogger("stitch")

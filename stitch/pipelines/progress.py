@@ -42,7 +42,7 @@ class Progress:
         if step is None:
             step = _count(scheduler)
         if step is None:
-            step = self._search(timestep)
+            step = self._search(timestep, begins)
         if step >= len(self.timesteps):
             raise InputError(
                 f"the scheduler has no timestep left after its {len(self.timesteps)}; call the "
@@ -62,10 +62,12 @@ class Progress:
         """Let a trajectory begin at the next call."""
         self._seen = None
 
-    def _search(self, timestep: Tensor | float) -> int:
+    def _search(self, timestep: Tensor | float, begins: bool) -> int:
         """The place by value: of equal ones the one in hand, after PNDM's step the next."""
         value = float(timestep.max() if isinstance(timestep, Tensor) else timestep)
         places = [place for place, t in enumerate(self.timesteps) if t == value]
+        if not places and begins and value <= 1 and hasattr(self._pipe.scheduler, "step_index"):
+            return 0  # rescaled, and the scheduler counts from the first step on
         if not places:
             raise InputError(
                 f"timestep={value:g} is none of the scheduler's {len(self.timesteps)}, "

@@ -131,12 +131,14 @@ def _denoiser(pipe: Any, slot: str | None) -> tuple[str, nn.Module]:
     known = [name for name, part in components.items() if isinstance(part, nn.Module)]
     if slot is None:
         slot = next((name for name in SLOTS if name in known), None)
-    if slot not in known or getattr(components.get("scheduler"), "timesteps", None) is None:
+    if slot not in known or not hasattr(components.get("scheduler"), "set_timesteps"):
         raise InputError(
-            f"slot={slot}: {kind} has no such denoiser and scheduler; give a diffusers pipeline "
-            f"with a scheduler and one of its modules ({', '.join(known) or 'none'})"
+            f"slot={slot}: {kind} has no such denoiser, or no scheduler; give a diffusers pipeline "
+            f"with a scheduler, and one of its modules as slot: {', '.join(known) or 'none'}"
         )
     module = components[slot]
+    if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+        raise InputError(COMPILED)
     if "timestep" not in inspect.signature(module.forward).parameters:
         raise InputError(
             f"slot={slot}: {type(module).__name__} of {kind} takes no timestep; name its denoiser"
@@ -145,8 +147,6 @@ def _denoiser(pipe: Any, slot: str | None) -> tuple[str, nn.Module]:
         raise InputError(
             f"slot={slot}: {kind} is stitched already; call remove() of the stitch before"
         )
-    if module._compiled_call_impl is not None:
-        raise InputError(COMPILED)
     return slot, module
 
 

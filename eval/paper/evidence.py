@@ -25,8 +25,8 @@ log = logging.getLogger("figures")
 
 
 def figures_folder(config: DictConfig, planner: Planner) -> Path:
-    """Where the pictures of a zoo under a protocol go."""
-    default = Path(config.runs) / "figures" / config.zoo.name / planner.protocol
+    """Where the pictures of a zoo, or a pipeline, under a protocol go."""
+    default = Path(config.runs) / "figures" / config[planner.chosen].name / planner.protocol
     return Path(config.figures or default)
 
 

@@ -142,7 +142,6 @@ class Pipeline:
         made = getattr(diffusers, self.card["class"] or "DiffusionPipeline")
         pipe = self._read(made, folder, variant=self.source.variant, **parts)
         pipe.scheduler = self._scheduler(pipe.scheduler.config)
-        pipe.scheduler.set_timesteps(1)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)
 

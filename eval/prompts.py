@@ -10,13 +10,14 @@ from models.errors import InputError
 
 
 def named_classes(prompts: Sequence[str], words: Sequence[Sequence[str]]) -> Tensor:
-    """(N,) int64: the class that each prompt names, by the longest of its words in the prompt.
+    """(N,) int64: the class that each prompt names.
 
     Args:
-        words: what every class is called, in lower case; with or without s or es of a plural.
+        words: what every class is called, in lower case; with or without s or es of a plural. A
+            word inside a longer one does not count.
 
     Raises:
-        InputError: for a prompt that names none, or two by words of one length.
+        InputError: for a prompt that names none, or several.
     """
     known: dict[str, int] = {}
     classes = []
@@ -29,13 +30,17 @@ def named_classes(prompts: Sequence[str], words: Sequence[Sequence[str]]) -> Ten
 
 def _named(number: int, prompt: str, words: Sequence[Sequence[str]]) -> int:
     found = [
-        (len(word), label)
+        (match.span(), label)
         for label, names in enumerate(words)
         for word in names
-        if re.search(rf"\b{re.escape(word)}(?:e?s)?\b", prompt.lower())
+        for match in re.finditer(rf"\b{re.escape(word)}(?:e?s)?\b", prompt.lower())
     ]
-    longest = max((length for length, _ in found), default=0)
-    labels = {label for length, label in found if length == longest}
+    # A shirt is not named by "t-shirt".
+    labels = {
+        label
+        for (start, stop), label in found
+        if not any(a <= start and stop <= b and (a, b) != (start, stop) for (a, b), _ in found)
+    }
     if len(labels) != 1:
         count = "none" if not labels else f"{len(labels)}"
         raise InputError(

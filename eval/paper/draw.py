@@ -125,7 +125,8 @@ def caption_text(planner, figure: dict, points: list[Point], found: list) -> str
         f"seed {settings[0]['seed']}, "
         f"{' / '.join(dict.fromkeys(one['dtype'] for one in settings))}"
     )
-    text += "".join(dict.fromkeys(cache_text(run) for run in runs))
+    caches = dict.fromkeys(cache_text(run) for run in runs)
+    text += "".join(caches) if len(caches) == 1 else ""  # else what is drawn says which
     if figure.get("scaled") is not False:
         text += f", protocol {planner.protocol}{' changed' if planner.changed else ''}"
     named = {*figure.get("y", []), *figure.get("columns", []), *figure.get("beside", [])}

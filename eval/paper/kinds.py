@@ -17,8 +17,6 @@ from models.errors import InputError
 from stitch import pareto_frontier
 from stitch.analysis import cosine_similarity, log_amplitude_spectrum
 
-REPORTED = "reported, ImageNet 256  "
-
 
 @dataclass(frozen=True)
 class Drawing:
@@ -59,6 +57,16 @@ class Drawing:
             }
         fraction = f"{point.fractions[0]:g}"
         return template.format(**setting, **self.names, fraction=fraction)
+
+    @property
+    def data(self) -> str:
+        """The paper's data set for such a figure."""
+        return "COCO 256" if "pipeline" in self.names else "ImageNet 256"
+
+    @property
+    def reported(self) -> str:
+        """The title of panels of what the paper reports."""
+        return f"reported, {self.data}  "
 
     def of(self, panel: int, series: int) -> list[tuple[Point, dict]]:
         """The points of one series in one panel, with their records."""
@@ -150,7 +158,9 @@ def curves(drawing: Drawing) -> None:
             if papers and not drawing.same_data:
                 on = "ms per image (RTX 3090)" if metric == "time" else METRICS[metric].axis
                 reported.append(
-                    plots.Panel(REPORTED + paper_title, share, on, papers, log, companion=True)
+                    plots.Panel(
+                        drawing.reported + paper_title, share, on, papers, log, companion=True
+                    )
                 )
     rows = [ours, reported] if reported else [ours]
     plots.panels(
@@ -193,7 +203,7 @@ def pareto(drawing: Drawing) -> None:
                 else:
                     companions.append(
                         plots.Panel(
-                            REPORTED + papers[p], "ms per image (RTX 3090)",
+                            drawing.reported + papers[p], "ms per image (RTX 3090)",
                             METRICS[metric].axis, theirs, companion=True,
                         )
                     )  # fmt: skip
@@ -351,7 +361,7 @@ def _title(drawing: Drawing) -> str:
 
 
 def _with_companion(drawing: Drawing, companion: bool) -> str:
-    note = "; grey ground: as the paper reports on ImageNet 256, another scale of FID"
+    note = f"; grey ground: as the paper reports on {drawing.data}, another scale of FID"
     return drawing.caption + note if companion else drawing.caption
 
 

@@ -196,8 +196,8 @@ class Pipeline:
         path = self.card.control
         if path is None or not Path(path).is_file():
             raise InputError(
-                f"pipeline.control={path or 'null'} is no file; give the picture that the ControlNet follows "
-                "(edges, depth or pose, white on black)"
+                f"pipeline.control={path or 'null'} is no file; give the picture that the "
+                "ControlNet follows (edges, depth or pose, white on black)"
             )
         return Path(path)
 

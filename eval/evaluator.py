@@ -16,8 +16,8 @@ from torch import Tensor
 from eval.extraction import Pass, Seen
 from eval.features import create_extractor, find_weights, known_metrics
 from eval.images import Images, ShardImages, open_images, warn_if_held_out, warnings
-from eval.jpeg import PREPARATIONS
 from eval.metrics import METRICS, Inputs, compute
+from eval.prepare import PREPARATIONS
 from eval.prompts import named_classes
 from eval.reference import (
     Reference,

@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from eval.images import FolderImages, Images, open_images, warn_if_held_out
-from eval.jpeg import SIZE, photograph
 from eval.pictures import centre_crop
+from eval.prepare import SIZE, photograph
 from models.errors import InputError
 
 log = logging.getLogger("reference")

@@ -8,10 +8,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from eval.estimate import Cost, Costs, PlanLine, cost, plan_text, setting_text
-from eval.evaluator import Evaluator, sampling_time
+from eval.evaluator import Evaluator
 from eval.experiments import make_records, record_store, stored_record
 from eval.experiments import unique as unique_runs
-from eval.images import ShardImages
 from eval.paper import shown, tables
 from eval.paper.points import Planner, Point, once, unique
 from models.errors import InputError
@@ -74,8 +73,7 @@ class Evidence:
             return self.latency(run)
         if self.unshown(figure, run):
             return None
-        measured = self.latency(run) or sampling_time(ShardImages(run.samples))
-        return {"timing": measured}
+        return {"timing": self.latency(run) or {}}
 
     def unshown(self, figure: dict, run: Run) -> int:
         """How many of a run's images a grid needs that are not there."""
@@ -91,9 +89,11 @@ class Evidence:
         """``ms_per_image``, of what ``device`` and ``batch_size``, and the file that says so.
 
         Measured for itself, a time is better than what sampling happened to take; empty if there
-        is neither, as of a run that shared the beginnings of its trajectories.
+        is neither, as of a run that shared the beginnings of its trajectories. Of pipelines, which
+        sample with their own start and end of every batch, only the former counts.
         """
-        known = self.latency(point.run) or {**record["cost"], "timing_source": self.record(point)}
+        sampled = {**record["cost"], "timing_source": self.record(point)}
+        known = self.latency(point.run) or ({} if isinstance(point.run, TextRun) else sampled)
         facts = ("ms_per_image", "device", "batch_size", "timing_source")
         return {fact: known[fact] for fact in facts} if "ms_per_image" in known else {}
 

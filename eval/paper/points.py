@@ -175,6 +175,7 @@ class Planner:
             # Trajectories of every denoiser by itself.
             wanted = {"denoisers": series["denoisers"], "each": True}
         names = [self.parts(figure)[part] for part in wanted["denoisers"]]
+        resolution = self._own(figure).get("resolution", wanted.get("resolution"))
         if "rule" in wanted:
             share = wanted.get("small", 0.5)
             group = {"rule": wanted["rule"], "denoisers": names, "small": share, "seed": 0}
@@ -183,14 +184,13 @@ class Planner:
             for name in names:
                 yield (1.0,), {"denoisers": [name], "fractions": [1.0]}
         else:
-            for fractions in wanted.get("fractions") or simplex(len(names), wanted["resolution"]):
+            for fractions in wanted.get("fractions") or simplex(len(names), resolution):
                 yield tuple(fractions), {"denoisers": names, "fractions": list(fractions)}
 
     def _compose(self, figure: dict, setting: dict) -> DictConfig:
         """The config of the runs with one setting; the command line's overrides come last."""
         protocol = "full" if figure.get("scaled") is False else self.protocol
-        own = figure.get("protocols", {}).get(protocol, {})
-        factors = {**self.config.protocols[protocol], **own}
+        factors = {**self.config.protocols[protocol], **self._own(figure)}
         wanted = self._wanted(setting, self.parts(figure), factors)
         given = self.given
         chosen = {_key(override) for override in given}
@@ -205,6 +205,10 @@ class Planner:
             OmegaConf.set_struct(config, False)
             self._configs[overrides] = config
         return self._configs[overrides]
+
+    def _own(self, figure: dict) -> dict:
+        """What a figure says itself of the protocol, such as how fine its shares are."""
+        return figure.get("protocols", {}).get(self.protocol, {})
 
     def _wanted(self, setting: dict, parts: dict[str, str], factors: dict) -> dict:
         """What a figure says of the config of its runs; None: nothing."""

@@ -115,5 +115,7 @@ def _hash(folder: Path, without: tuple[str, ...]) -> str:
         for pattern in ("*.safetensors", *TEXTS)
         for path in folder.rglob(pattern)
         if path.relative_to(folder).parts[0] not in without
+        # The record of how weights were made determines nothing.
+        and (path.suffix != ".json" or not path.with_suffix(".safetensors").is_file())
     )
     return content_hash({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})

@@ -17,7 +17,7 @@ from transformers import (
 import models
 import samplers
 import stitch
-from eval import jpeg
+from eval import prepare
 from eval.clip import Clip
 from eval.evaluator import Evaluator
 from eval.features import create_extractor
@@ -88,7 +88,7 @@ def test_a_record_has_the_clip_score_of_a_run(clip, tmp_path):
     evaluator = Evaluator(config.eval, CPU)
     record = evaluator.record(folder, 4, ResultStore(tmp_path / "records"))
     ours = Clip(str(clip))
-    found = ours(torch.from_numpy(jpeg.samples(images)).permute(0, 3, 1, 2))
+    found = ours(torch.from_numpy(prepare.bk_sdm(images)).permute(0, 3, 1, 2))
     cosines = torch.cosine_similarity(found, ours.of_prompts([*texts, texts[0]]))
     assert record["metrics"]["clip"] == pytest.approx(cosines.mean().item(), abs=1e-6)
     assert record["protocol"]["prepare"] == "bk-sdm"
@@ -157,7 +157,7 @@ def test_samples_are_stored_as_jpeg_twice_and_resized_as_pil_does():
     first, second = io.BytesIO(), io.BytesIO()
     Image.fromarray(image).save(first, "JPEG")
     Image.open(first).resize((256, 256)).save(second, "JPEG")
-    assert (jpeg.samples(image[None])[0] == np.asarray(Image.open(second))).all()
+    assert (prepare.bk_sdm(image[None])[0] == np.asarray(Image.open(second))).all()
 
 
 def test_photographs_of_a_reference_are_squeezed_and_stored_as_jpeg_once(tmp_path):

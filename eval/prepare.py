@@ -1,8 +1,9 @@
-"""Images as BK-SDM's evaluation on COCO has them: of 256x256, and stored as JPEG.
+"""What is done to images before their features are taken.
 
-Its code (github.com/Nota-NetsPresso/BK-SDM: generate.py, get_stat_mscoco_val2014.py) saves samples
-with PIL's default quality, opens them, resizes them as PIL does by default, whatever their
-proportions, and saves them again; photographs are resized and saved.
+BK-SDM's evaluation on COCO has images of 256x256 that were stored as JPEG. Its code
+(github.com/Nota-NetsPresso/BK-SDM: generate.py, get_stat_mscoco_val2014.py) saves samples with
+PIL's default quality, opens them, resizes them as PIL does by default, whatever their proportions,
+and saves them again; photographs are resized and saved.
 """
 
 import io
@@ -19,7 +20,7 @@ def photograph(image: Image.Image) -> np.ndarray:
     return np.asarray(_stored(image.resize((SIZE, SIZE))).convert("RGB"))
 
 
-def samples(images: np.ndarray) -> np.ndarray:
+def bk_sdm(images: np.ndarray) -> np.ndarray:
     """(n, H, W, 1 or 3) uint8 samples -> (n, 256, 256, 3) uint8."""
 
     def one(pixels: np.ndarray) -> np.ndarray:
@@ -39,5 +40,14 @@ def _stored(image: Image.Image) -> Image.Image:
     return opened
 
 
-# The setting eval.prepare -> what is done to samples before their features are taken.
-PREPARATIONS = {None: lambda images: images, "bk-sdm": samples}
+def without_margin(images: np.ndarray) -> np.ndarray:
+    """(n, H, W, C) without 2 pixels at every side.
+
+    Pipelines of Stable Diffusion make images whose sides are multiples of 8, so those of the
+    miniature lie on black ground.
+    """
+    return images[:, 2:-2, 2:-2]
+
+
+# The setting eval.prepare -> what is done to samples.
+PREPARATIONS = {None: lambda images: images, "bk-sdm": bk_sdm, "without-margin": without_margin}

@@ -13,6 +13,7 @@ from torch import nn
 from models.errors import InputError
 from stitch.allocation import Allocation
 from stitch.pipelines.agreement import check_boundary, check_features, only_in
+from stitch.pipelines.conversion import converted
 from stitch.pipelines.member import Member
 from stitch.pipelines.progress import Progress
 
@@ -88,7 +89,11 @@ class StitchHook(ModelHook):
         if begins or owner is not self._owner:
             owner.begin(sample, module)
             self._owner = owner
-        return owner(args, kwargs, self._progress, self._context.said)
+        output = owner(args, kwargs, self._progress, self._context.said)
+        if owner.predicts is None:
+            return output
+        t = self._progress.timesteps[self._progress.step]
+        return converted(output, sample, t, owner.predicts, self._pipe.scheduler)
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Called by diffusers at the end of a pipeline's call."""

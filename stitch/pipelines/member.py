@@ -27,6 +27,7 @@ class Member:
         answer: what evaluates it: itself, or what the hook that stitches stands before.
         deep: the interval of its ``DeepCache``, if it has one.
         embedding: whether it is given the embedding of the guidance scale.
+        predicts: diffusers' prediction type, if it may differ from the scheduler's.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Member:
         answer: Callable,
         deep: int | None = None,
         embedding: bool = True,
+        predicts: str | None = None,
     ):
-        self.name, self.network = name, network
+        self.name, self.network, self.predicts = name, network, predicts
         self._answer, self._interval = answer, deep
         self._withholds = not (embedding and takes_guidance(network))
         self._caches: list[tuple[nn.Module, ModelHook]] = []

@@ -11,6 +11,7 @@ from samplers import check
 from stitch.allocation import Allocation
 from stitch.pipelines.agreement import LARGE, NAME, check_agreement, takes_guidance
 from stitch.pipelines.attach import attach, attached, detach
+from stitch.pipelines.conversion import check_type
 from stitch.pipelines.deep import DeepCache
 from stitch.pipelines.hook import COMPILED, StitchHook
 from stitch.pipelines.member import Member
@@ -61,6 +62,7 @@ def stitch_pipeline(
     deep: int | Mapping[str, int] | None = None,
     tome: float | Mapping[str, float] | None = None,
     guidance_embedding: bool = True,
+    predicts: Mapping[str, str] | None = None,
 ) -> PipelineStitch:
     """Let other denoisers take part of the steps of a diffusers pipeline, from its next call on.
 
@@ -86,6 +88,8 @@ def stitch_pipeline(
             ``stitch.pipelines.tome``). For all denoisers, or by name.
         guidance_embedding: False withholds the embedding of the guidance scale from latent
             consistency models, as the official code does.
+        predicts: name -> what a denoiser predicts (``epsilon``, ``v_prediction``, ``sample``),
+            where that is not the scheduler's ``prediction_type``; it is converted.
 
     Raises:
         InputError: for what cannot be stitched. So does the pipeline's call, at its first step, for
@@ -109,11 +113,20 @@ def stitch_pipeline(
         DeepCache.check(f"deep={interval}: {name}", networks[name])
     for name, ratio in ratios.items():
         check_tokens(f"tome: the ratio of {name}", networks[name], ratio)
+    predictions = _by_name("predicts", predicts, networks)
+    for name, kind in predictions.items():
+        check_type(f"predicts: {name}", kind)
     hook = StitchHook(pipe, slot, module, allocator(shares, list(networks), rule))
     for name, network in networks.items():
         answer = hook.answer_without if name == LARGE else network
-        member = Member(name, network, answer, intervals.get(name), guidance_embedding)
-        hook.members[name] = member
+        hook.members[name] = Member(
+            name,
+            network,
+            answer,
+            deep=intervals.get(name),
+            embedding=guidance_embedding,
+            predicts=predictions.get(name),
+        )
 
     for name, ratio in ratios.items():
         merge_tokens(networks[name], ratio)

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from models.files import sha256_of
 from models.weights import CheckpointError
 from models.zoo import ROOT
@@ -72,6 +69,9 @@ class Source:
         return folder
 
     def _snapshot(self, fetch: bool) -> Path:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
         try:
             return Path(
                 snapshot_download(

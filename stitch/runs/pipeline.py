@@ -1,4 +1,8 @@
-"""A published pipeline of diffusers with the denoisers that are stitched in it."""
+"""A published pipeline of diffusers with the denoisers that are stitched in it.
+
+diffusers and ``stitch.pipelines`` are imported where they are used: they take seconds, and commands
+that know of such runs mostly have others.
+"""
 
 import functools
 import json
@@ -6,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -16,9 +19,10 @@ from models.errors import InputError
 from models.files import sha256_of
 from models.weights import CheckpointError
 from models.zoo import Lazy
-from stitch.pipelines.agreement import LARGE
 from stitch.runs import devices
 from stitch.runs.hub import Source
+
+LARGE = "large"  # the pipeline's own denoiser, as ``stitch.pipelines`` calls it
 
 
 class Pipeline:
@@ -104,6 +108,8 @@ class Pipeline:
         return len(scheduler.timesteps)
 
     def _scheduler(self, config: Any = None) -> Any:
+        import diffusers
+
         options = OmegaConf.to_container(self.card.scheduler)
         made = getattr(diffusers, options.pop("name"), None)
         if made is None:
@@ -131,6 +137,8 @@ class Pipeline:
             InputError: without transformers.
             CheckpointError: if weights are missing or not what the pipeline needs.
         """
+        import diffusers
+
         diffusers.utils.logging.disable_progress_bar()
         folder, parts = self.source.folder(), {}
         if "safety_checker" in _index(folder):
@@ -155,6 +163,8 @@ class Pipeline:
         return self._others[name]
 
     def _load(self, name: str, source: Source) -> nn.Module:
+        import diffusers
+
         made = diffusers.ControlNetModel if name == "controlnet" else diffusers.AutoModel
         place = {"subfolder": source.subfolder} if source.subfolder else {}
         return self._read(made, source.folder(), variant=source.variant, **place)

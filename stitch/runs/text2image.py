@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,11 +14,8 @@ import samplers
 from models.errors import InputError
 from samplers.noise import generators
 from stitch.allocation import Allocation
-from stitch.pipelines import stitch_pipeline
-from stitch.pipelines.agreement import LARGE
-from stitch.pipelines.shares import RULES
 from stitch.runs import prompts
-from stitch.runs.pipeline import Pipeline
+from stitch.runs.pipeline import LARGE, Pipeline
 from stitch.runs.records import content_hash
 from stitch.runs.run import timing_key
 from stitch.runs.shards import ShardFolder
@@ -128,6 +124,8 @@ class TextRun:
         Raises:
             FloatingPointError: if the first stage decodes to anything but finite numbers.
         """
+        from stitch.pipelines import stitch_pipeline
+
         labels, pipe = self.labels(indices), self.zoo.pipe
         card, options = self.zoo.card, OmegaConf.to_container(self.zoo.card.call)
         if self.zoo.controlnet:
@@ -171,6 +169,8 @@ def create(config: DictConfig, zoo: Pipeline, planning: bool = False) -> TextRun
     Raises:
         InputError: naming the setting, its value and the fix.
     """
+    from stitch.pipelines.shares import RULES
+
     card = config.pipeline
     if config.shard_size % config.batch_size:
         raise InputError(
@@ -262,6 +262,8 @@ def warn_of_long_prompts(run: TextRun) -> None:
 
     The libraries say so at every batch; they are silenced.
     """
+    import diffusers
+
     pipe = run.zoo.pipe
     diffusers.utils.logging.set_verbosity_error()
     logging.getLogger("transformers").setLevel(logging.ERROR)

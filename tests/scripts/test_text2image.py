@@ -15,8 +15,9 @@ from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from huggingface_hub import constants
 
 from samplers.noise import generators
+from stitch.pipelines import agreement
 from stitch.runs.hub import Source
-from stitch.runs.pipeline import load_pipeline
+from stitch.runs.pipeline import LARGE, load_pipeline
 from stitch.runs.shards import folder_digest, open_folder
 from stitch.runs.text2image import create
 from tests import ROOT, text_pipeline
@@ -225,6 +226,10 @@ def test_without_transformers_it_says_what_to_install(small, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "transformers", None)
     message = refusal("text2image", *small, "seed=1", "precision=bf16", f"runs={tmp_path}")
     assert "needs transformers: pip install -r requirements-pipelines.txt" in message
+
+
+def test_the_own_denoiser_is_called_as_stitching_calls_it():
+    assert LARGE == agreement.LARGE
 
 
 def test_a_snapshot_of_the_hub_is_known_by_its_commit(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from stitch.prefix import shared_evaluations
 from stitch.runs import devices
 from stitch.runs.grouped import groups
 from stitch.runs.run import Run
+from stitch.runs.text2image import TextRun
 
 SAMPLERS = {
     "ddim": "DDIM",
@@ -162,15 +163,25 @@ def setting_text(run: Run) -> str:
 
 def cache_text(run: Run) -> str:
     """What is forecast in a run, for people; empty if nothing is."""
-    if run.cache is None:
-        return ""
-    return f", in full every {run.cache.interval} steps (cache of order {run.cache.order})"
+    return f", {run.cache}" if run.cache else ""
+
+
+def plan_of(run: TextRun, tables: Costs) -> list[str]:
+    """What one run of a pipeline needs and costs, as lines of text."""
+    missing = len(run.samples.lacking(run.num_images)) > 0
+    spent = cost([run], tables) if missing else Cost(0, 0, 0.0, (0.0,) * len(tables.devices))
+    return [
+        f"{run.zoo.name}: {run.zoo.gigabytes():.3g} GB of weights"
+        + (f"; {run.problem}" if run.problem else ", all here"),
+        *plan_text([PlanLine("", setting_text(run), 1, int(missing), spent)], tables),
+    ]
 
 
 def dataset_of(config: DictConfig) -> str | None:
-    """The data set of ``configs/datasets.yaml`` that lists the config's zoo; None if none does."""
+    """The data set of ``configs/datasets.yaml`` that lists the config's zoo or pipeline, if any."""
+    kind = "pipeline" if config.get("pipeline") else "zoo"
     for dataset, facts in config.datasets.items():
-        if config.zoo.name in {family.zoo for family in facts.families.values()}:
+        if config[kind].name in {family.get(kind) for family in facts.families.values()}:
             return dataset
     return None
 
@@ -183,6 +194,8 @@ def check_dataset(config: DictConfig) -> str:
     """
     dataset = dataset_of(config)
     if dataset is None:
-        zoos = {f.zoo for facts in config.datasets.values() for f in facts.families.values()}
-        raise InputError(f"zoo={config.zoo.name} has no figures; known: {', '.join(sorted(zoos))}")
+        kind = "pipeline" if config.get("pipeline") else "zoo"
+        families = [f for facts in config.datasets.values() for f in facts.families.values()]
+        known = ", ".join(sorted({family[kind] for family in families if kind in family}))
+        raise InputError(f"{kind}={config[kind].name} has no figures; known: {known}")
     return dataset

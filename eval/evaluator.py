@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from eval.extraction import Pass, Seen
 from eval.features import create_extractor, find_weights, known_metrics
 from eval.images import Images, ShardImages, open_images, warn_if_held_out, warnings
 from eval.metrics import METRICS, Inputs, compute
+from eval.prepare import PREPARATIONS
+from eval.prompts import named_classes
 from eval.reference import (
     Reference,
     check_extractor,
@@ -32,6 +34,8 @@ from stitch.runs import devices, distributed, provenance
 from stitch.runs.records import ResultStore, content_hash
 from stitch.runs.shards import ShardFolder
 
+WITH_PROMPTS = {"prompts", "classes"}
+WITHOUT_REFERENCE = {"nothing", *WITH_PROMPTS}
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy")
 
 
@@ -64,7 +68,9 @@ class Evaluator:
             self.reference_sha256 = check_extractor(self.path, self.weights_sha256)
         else:
             self._open_reference()
-        self.extractor = create_extractor(evaluation.extractor, weights, device)
+        self.extractor = create_extractor(
+            evaluation.extractor, weights, device, evaluation.get("clip")
+        )
 
     @property
     def chunk(self) -> int | None:
@@ -96,7 +102,7 @@ class Evaluator:
     def _has_moments(self, metric: str) -> bool:
         """Whether the reference's stored moments are all that a metric needs of it."""
         kind, features = METRICS[metric].kind, METRICS[metric].features
-        return kind == "nothing" or (kind == "moments" and features in self.moments)
+        return kind in WITHOUT_REFERENCE or (kind == "moments" and features in self.moments)
 
     @functools.cached_property
     def reference(self) -> Reference:
@@ -131,7 +137,17 @@ class Evaluator:
             "neighbours": self.config.neighbours,
             "chunk": self.config.chunk,
             "distances": self.config.distances,
+            # Evaluations without them are named as they were before there were any.
+            **({"prepare": self.config.prepare} if self.config.get("prepare") else {}),
+            **({"words": content_hash({"words": self.words})} if self.words else {}),
+            **({"clip": self.extractor.clip_identity} if "clip" in self.config.metrics else {}),
         }
+
+    @property
+    def words(self) -> list[list[str]]:
+        """What prompts call the classes, if that is wanted."""
+        wanted = "agreement" in self.config.metrics
+        return OmegaConf.to_container(self.config.words) if wanted else []
 
     def record(
         self,
@@ -242,6 +258,7 @@ class Evaluator:
             self.config.batch_size,
             kinds,
             lambda found: self._check_dimensions(found, reference),
+            prepare=PREPARATIONS[self.config.get("prepare")],
         )
 
     def measure(self, images: Images, num_images: int) -> dict[str, float] | None:
@@ -264,10 +281,11 @@ class Evaluator:
             found,
             reference.moments,
             None if features is None else features.to(self.device),
-            self.config.neighbours,
-            self.config.chunk,
-            self.config.distances,
-            self.config.rows,
+            neighbours=self.config.neighbours,
+            chunk=self.config.chunk,
+            distances=self.config.distances,
+            rows=self.config.rows,
+            **self._of_prompts(self._prompts(images, num_images)),
         )
         values = compute(self.config.metrics, inputs)
         for name, value in values.items():
@@ -277,6 +295,29 @@ class Evaluator:
                     f"{self.path} is {value}: it cannot be computed from them"
                 )
         return values
+
+    def _prompts(self, images: Images, num_images: int) -> list[str]:
+        """The prompts of images; empty if no metric needs them."""
+        names = [name for name in self.config.metrics if METRICS[name].kind in WITH_PROMPTS]
+        if not names:
+            return []
+        prompts = None if images.run is None else images.prompts(num_images)
+        if prompts is None:
+            raise InputError(
+                f"samples={images.path} have no prompts, which {', '.join(names)} need; leave "
+                "them out of eval.metrics, or sample with scripts.text2image"
+            )
+        return prompts
+
+    def _of_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """What metrics compare the images with instead of a reference."""
+        kinds = {METRICS[name].kind for name in self.config.metrics}
+        found = {}
+        if "classes" in kinds:
+            found["classes"] = named_classes(prompts, self.words).to(self.device)
+        if "prompts" in kinds:
+            found["prompts"] = self.extractor.of_prompts(prompts)
+        return found
 
     def check(self, images: Images, num_images: int) -> None:
         """Make sure that ``num_images`` are no more than there are to be, and enough.
@@ -292,6 +333,7 @@ class Evaluator:
         few = self._too_few(num_images, self.config.metrics)
         if few:
             raise InputError(f"num_images={num_images} of samples={images.path}: {few}")
+        self._prompts(images, num_images)
 
     def _too_few(self, count: int, wanted: Sequence[str]) -> str | None:
         """Why ``count`` images, of samples or of the reference, are too few for ``wanted``."""
@@ -311,7 +353,7 @@ class Evaluator:
         for name in self.config.metrics:
             metric = METRICS[name]
             kind, moments = metric.features, metric.kind == "moments"
-            if metric.kind == "nothing":
+            if metric.kind in WITHOUT_REFERENCE:
                 continue
             known = reference.moments.get(kind) if moments else reference.features
             # Of single images a reference has ``features`` only.

@@ -46,6 +46,7 @@ class Pass:
         size: images of a batch.
         kinds: of features to take.
         check: gets the features of the main rank's first batch, and refuses them if they are unfit.
+        prepare: what is done to (n, H, W, C) uint8 images after they were hashed.
 
     Attributes:
         start, stop: the indices of this rank's share.
@@ -59,9 +60,10 @@ class Pass:
         size: int,
         kinds: Sequence[str],
         check: Callable[[Mapping[str, Tensor]], None] | None = None,
+        prepare: Callable[[np.ndarray], np.ndarray] = lambda images: images,
     ):
         self.extractor, self.images, self.count = extractor, images, count
-        self.size, self.kinds = size, kinds
+        self.size, self.kinds, self._prepare = size, kinds, prepare
         self._check = check if distributed.is_main() else None
         self._hashes = None if images.run is None else ImageHashes()
         ranks = distributed.world_size()
@@ -109,11 +111,11 @@ class Pass:
 
     def _read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         if self._hashes is None:
-            yield from self.images.read(start, stop)
+            yield from map(self._prepare, self.images.read(start, stop))
             return
         for images, labels in self.images.labelled(start, stop):
             self._hashes.update(images, labels)
-            yield images
+            yield self._prepare(images)
 
     def finish(self) -> Seen | None:
         """What all ranks have seen, for the main one; None for the others."""

@@ -17,6 +17,7 @@ from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtra
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import register_feature_extractor
 
+from eval.clip import Clip
 from eval.metrics import METRICS
 from models.checkpoint import load_checkpoint, read_tensors
 from models.classifier import Classifier, ResNetClassifier
@@ -175,9 +176,25 @@ class DinoFeatures(FeatureExtractorDinoV2):
         return super().forward(images.expand(-1, 3, -1, -1))
 
 
+class InceptionClipFeatures(InceptionFeatures):
+    """``InceptionFeatures`` and, as ``clip``, the image features of a CLIP (see ``eval.clip``)."""
+
+    kinds = (*InceptionFeatures.kinds, "clip")
+
+    def __init__(self, weights: Path, clip: Clip):
+        super().__init__("inception-v3-compat", weights)
+        self.clip = clip
+        self.clip_identity, self.of_prompts = clip.identity, clip.of_prompts
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """As ``InceptionFeatures``, with (N, D) ``clip``."""
+        return *super().forward(images), self.clip(images)
+
+
 EXTRACTORS: dict[str, type[FeatureExtractorBase]] = {
     **dict.fromkeys(CLASSIFIERS, ClassifierFeatures),
     "inception-v3-compat": InceptionFeatures,
+    "inception-clip": InceptionClipFeatures,
     **dict.fromkeys(MODEL_METADATA, DinoFeatures),
 }
 
@@ -199,8 +216,13 @@ def known_metrics(name: str) -> list[str]:
     ]
 
 
-def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExtractorBase:
+def create_extractor(
+    name: str, weights: str | Path, device="cpu", clip: str | None = None
+) -> FeatureExtractorBase:
     """A feature extractor on ``device``; ``get_requested_features_list()`` names what it gives.
+
+    Args:
+        clip: of ``inception-clip``, where CLIP's weights are; see ``eval.clip``.
 
     Raises:
         InputError: for an unknown name.
@@ -210,6 +232,8 @@ def create_extractor(name: str, weights: str | Path, device="cpu") -> FeatureExt
     made = EXTRACTORS[name]
     if made is ClassifierFeatures:  # its arguments are torch-fidelity's
         extractor = made(name, list(made.kinds), weights)
+    elif made is InceptionClipFeatures:
+        extractor = made(Path(weights), Clip(clip))
     else:
         extractor = made(name, Path(weights))
     return extractor.to(device)

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from eval.pictures import ImageError, decode, decode_resized, find_pictures, kind, turned
 from models.files import sha256_of
 from models.npz import Npz
+from stitch.runs import prompts
 from stitch.runs.owner import read_owner
 from stitch.runs.shards import ShardFolder, folder_digest, open_folder
 
@@ -173,6 +175,9 @@ class RunImages(Images, Protocol):
     def timings(self) -> list[dict]:
         """How the images were made: see ``ShardFolder.log_timing``."""
 
+    def prompts(self, count: int) -> list[str] | None:
+        """Those of the first ``count`` images, if they were made of prompts."""
+
 
 class ShardImages:
     """The images of a folder of ``scripts.sample``."""
@@ -206,6 +211,9 @@ class ShardImages:
     def timings(self) -> list[dict]:
         return self.folder.timings()
 
+    def prompts(self, count: int) -> list[str] | None:
+        return prompts.of_images(self.path, self.run, count)
+
 
 class FolderImages:
     """The files of pictures below a folder, sorted by path (see ``eval.pictures``).
@@ -214,13 +222,13 @@ class FolderImages:
 
     Args:
         path: the folder.
-        resize: None for pictures of one size; or the size in pixels to which those of any size and
-            mode are brought, as RGB (see ``eval.pictures.centre_crop``).
-        upright: with ``resize``, turn pictures as EXIF says.
+        resized: None for pictures of one size; or what brings those of any size and mode to one,
+            as RGB arrays (see ``eval.pictures.centre_crop``).
+        upright: with ``resized``, turn pictures as EXIF says.
         setting: the folder's, for messages.
 
     Attributes:
-        turned: with ``resize``, how many files have an EXIF orientation that is not upright.
+        turned: with ``resized``, how many files have an EXIF orientation that is not upright.
     """
 
     run = None
@@ -228,7 +236,7 @@ class FolderImages:
     def __init__(
         self,
         path: Path,
-        resize: int | None = None,
+        resized: Callable[[Image.Image], np.ndarray] | None = None,
         upright: bool = False,
         setting: str = "images",
     ):
@@ -238,11 +246,11 @@ class FolderImages:
         if not self.files:
             raise ImageError(f"{setting}={path} is a folder without pictures and without run.json")
         self.classes = [str(file.parent) for file in self.files]
-        if resize is None:
+        if resized is None:
             self._decode = functools.partial(decode, channels=self._channels())
         else:
             self.turned = sum(self._all(turned))
-            self._decode = functools.partial(decode_resized, size=resize, upright=upright)
+            self._decode = functools.partial(decode_resized, resized=resized, upright=upright)
 
     def _all(self, function: Callable) -> list:
         with ThreadPoolExecutor() as pool:

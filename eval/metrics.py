@@ -152,6 +152,8 @@ class Inputs:
         sample: the samples' features of every kind that is needed, (N, D) each.
         moments: the reference's, of the kinds of features that have them.
         reference: (M, D) ``features`` of the reference; None if they are not known.
+        prompts: (N, D) what the extractor of ``clip`` makes of the samples' prompts.
+        classes: (N,) the classes that they name.
         neighbours, distances, rows: of ``precision_recall``.
         chunk: of ``inception_score``.
     """
@@ -159,6 +161,8 @@ class Inputs:
     sample: Mapping[str, Tensor]
     moments: Mapping[str, Moments]
     reference: Tensor | None = None
+    prompts: Tensor | None = None
+    classes: Tensor | None = None
     neighbours: int = 3
     chunk: int = 5000
     distances: str = "float32"
@@ -183,7 +187,8 @@ class Metric:
         features: the kind of the samples' features that it needs (see ``eval.features``).
         kind: what it needs of the reference. ``moments``: those of the same kind of features.
             ``features``: the features of single images. ``neighbours``: these too, and more of
-            them than ``Inputs.neighbours``. ``nothing``: no reference.
+            them than ``Inputs.neighbours``. ``nothing``: no reference. ``prompts`` or ``classes``:
+            no reference, but the samples' prompts.
         better: which values are better.
         compute: its value.
         axis: the label of its axis in plots; default: ``label``.
@@ -193,8 +198,8 @@ class Metric:
     name: str
     label: str
     digits: int
-    features: Literal["features", "spatial", "logits"]
-    kind: Literal["moments", "features", "neighbours", "nothing"]
+    features: Literal["features", "spatial", "logits", "clip"]
+    kind: Literal["moments", "features", "neighbours", "nothing", "prompts", "classes"]
     better: Literal["lower", "higher"]
     compute: Callable[[Inputs], float]
     axis: str = ""
@@ -228,6 +233,17 @@ def _kid(x: Inputs) -> float:
     return kernel_distance(x.sample["features"], x.reference)
 
 
+def _clip(x: Inputs) -> float:
+    """Mean cosine of images and prompts (Hessel et al. 2021), neither scaled nor cut off at 0."""
+    cosines = torch.cosine_similarity(x.sample["clip"].double(), x.prompts.double())
+    return cosines.mean().item()
+
+
+def _agreement(x: Inputs) -> float:
+    """Share of the images that are classified as what their prompts name."""
+    return (x.sample["logits"].argmax(1) == x.classes).double().mean().item()
+
+
 # In the order in which they are listed. The Frechet distance of DINOv2's features has a name of its
 # own (Stein et al. 2023).
 METRICS = {
@@ -242,6 +258,9 @@ METRICS = {
         Metric("precision", "precision", 3, "features", "neighbours", "higher", _precision),
         Metric("recall", "recall", 3, "features", "neighbours", "higher", _recall),
         Metric("kid", "KID", 5, "features", "features", "lower", _kid),
+        Metric("clip", "CLIP", 4, "clip", "prompts", "higher", _clip, axis="CLIP score"),
+        Metric("agreement", "agreement", 3, "logits", "classes", "higher", _agreement,
+               axis="prompt agreement", networks=("classifier",)),
     )
 }  # fmt: skip
 

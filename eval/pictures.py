@@ -7,7 +7,7 @@ import contextlib
 import functools
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -133,10 +133,13 @@ def decode(file: Path, channels: int) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def decode_resized(file: Path, size: int, upright: bool) -> np.ndarray:
-    """(size, size, 3) uint8: the middle of a picture of any size and mode, as ADM's references.
+def decode_resized(
+    file: Path, resized: Callable[[Image.Image], np.ndarray], upright: bool
+) -> np.ndarray:
+    """A picture of any size and mode as (H, W, 3) uint8 of one size.
 
     Args:
+        resized: what makes it so, such as ``centre_crop`` as for ADM's references.
         upright: turn it as EXIF says first, which ADM's data loader does not.
 
     Raises:
@@ -144,7 +147,7 @@ def decode_resized(file: Path, size: int, upright: bool) -> np.ndarray:
     """
     data = _checked_bytes(file)
     with _opened(data, file) as image:
-        return centre_crop(ImageOps.exif_transpose(image) if upright else image, size)
+        return resized(ImageOps.exif_transpose(image) if upright else image)
 
 
 def centre_crop(image: Image.Image, size: int) -> np.ndarray:

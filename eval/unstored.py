@@ -80,6 +80,9 @@ class MadeImages:
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         return (images for images, _ in self.labelled(start, stop))
 
+    def prompts(self, count: int) -> None:
+        """None: runs of prompts are always stored."""
+
     def timings(self) -> list[dict]:
         return [*self.source.samples.timings(), *self.made]
 

@@ -125,7 +125,7 @@ class Zoo:
             name: self.skeleton(name).spec for name in card.denoisers
         }
         self._check()
-        self.denoisers = _Lazy(list(card.denoisers), self._load_denoiser)
+        self.denoisers = Lazy(list(card.denoisers), self._load_denoiser)
         self._networks: dict[str, nn.Module] = {}
         self._macs: dict[tuple[str, Callable], int] = {}
         self._sha256: dict[str, str] = {}
@@ -271,7 +271,7 @@ class _Undrawn(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-class _Lazy(Mapping):
+class Lazy(Mapping):
     """A read-only mapping whose values a function loads."""
 
     def __init__(self, names: list[str], load):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samplers import check
 
-_LABEL, _INITIAL, _FIRST_STEP, _EMBEDDING = 0, 1, 2, 2**32
+_LABEL, _INITIAL, _FIRST_STEP, _EMBEDDING, _SEED = 0, 1, 2, 2**32, 2**33
 
 
 def random_labels(seed: int, indices: range | list[int], num_classes: int) -> Tensor:
@@ -36,6 +36,12 @@ def random_embedding(seed: int, indices: range | list[int], width: int) -> Tenso
         _generator(seed, index, _EMBEDDING).random(width, dtype=np.float32) for index in indices
     ]
     return torch.from_numpy(np.stack(draws))
+
+
+def generators(seed: int, indices: range | list[int]) -> list[torch.Generator]:
+    """A torch generator on the CPU for each sample: for libraries that draw by themselves."""
+    seeds = [int(_generator(seed, index, _SEED).integers(2**63)) for index in indices]
+    return [torch.Generator().manual_seed(one) for one in seeds]
 
 
 def check_seed(seed: int) -> int:

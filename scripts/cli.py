@@ -82,7 +82,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def with_figures(name: str, words: Sequence[str]) -> list[str]:
-    """``words`` with ``figure=all`` or ``figure=ablations`` replaced by the figures of that set.
+    """``words`` with ``figure=all``, ``text`` or ``ablations`` replaced by the figures of that set.
 
     A set is the files in ``configs/figure`` with that ``set``. Commands of all figures use the
     paper's by default.
@@ -93,7 +93,8 @@ def with_figures(name: str, words: Sequence[str]) -> list[str]:
     if name != "figures" and not any(word.startswith("figure=") for word in words):
         words.append("figure=all")
     for i, word in enumerate(words):
-        wanted = {"figure=all": "paper", "figure=ablations": "ablations"}.get(word)
+        sets = {"figure=all": "paper", "figure=text": "text", "figure=ablations": "ablations"}
+        wanted = sets.get(word)
         if wanted:
             files = sorted((CONFIGS / "figure").glob("*.yaml"))
             found = [f.stem for f in files if yaml.safe_load(f.read_text())["set"] == wanted]

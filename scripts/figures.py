@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from eval.paper.draw import draw
 from eval.paper.evidence import Evidence, figures_folder, make_missing, plan, say_what_lacks
 from eval.paper.kinds import check_kinds
-from eval.paper.points import Planner
+from eval.paper.text_points import planner_of
 from models.errors import InputError
 from models.files import check_writable
 from scripts.cli import command, compose, overrides
@@ -31,7 +31,7 @@ def main(config: DictConfig) -> None:
         raise InputError("figure is not set; give one, a list, or figure=all (--help lists them)")
     figures: dict[str, dict] = OmegaConf.to_container(config.figure)
     check_kinds(figures)
-    planner = Planner(config, compose, overrides())
+    planner = planner_of(config, compose, overrides())
     figures = planner.possible(figures)
     folder = figures_folder(config, planner)
     if not config.dry_run:

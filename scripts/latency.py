@@ -1,6 +1,6 @@
 """Measure how long allocations take: ``python -m scripts.latency zoo=fashion sampler.steps=20``.
 
-Results go to ``RUNS/latency``.
+``pipeline=NAME shares=[0,0.5,1]`` measures a pipeline of diffusers. Results go to ``RUNS/latency``.
 """
 
 if not __package__:
@@ -16,6 +16,7 @@ from eval.speed import latency
 from models.files import write_atomically
 from scripts.cli import command
 from stitch.runs import build, devices
+from stitch.runs.pipeline import load_pipeline
 from stitch.runs.provenance import refuse_unclean
 from stitch.runs.records import content_hash
 
@@ -25,7 +26,11 @@ log = logging.getLogger("latency")
 @command("latency")
 def main(config: DictConfig) -> None:
     refuse_unclean("runs", config.runs)
-    runs = latency.allocations(config, build.load_zoo(config, devices.start(config.device)))
+    device = devices.start(config.device)
+    if config.get("pipeline"):
+        runs = latency.shares(config, load_pipeline(config, device))
+    else:
+        runs = latency.allocations(config, build.load_zoo(config, device))
     measured = {
         **latency.setting(config, runs[0]),
         "allocations": [str(run.allocation) for run in runs],

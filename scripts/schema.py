@@ -147,8 +147,7 @@ SETTINGS = {name: parse(text) for name, text in yaml.safe_load(TABLE.read_text()
 OF_COMMANDS = {
     command: {name: parse(text) for name, text in settings.items()}
     for command, settings in {
-        "evaluate": {"num_images": "count | null"},
-        "export": {"num_images": "count | null"},
+        **{key: {"num_images": "count | null"} for key in ("evaluate", "export", "text2image")},
         "convert": {"precision": "one-of fp32 fp16 bf16", "target": "text"},
         "train": {"precision": "one-of auto fp32 bf16", "compile": "flag | null"},
         **{key: {"batch_size": "count"} for key in ("bench", "latency", "plan", "timesteps")},

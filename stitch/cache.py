@@ -57,6 +57,9 @@ class Forecast:
         for field, least in (("interval", 1), ("order", 0), ("warmup", 1)):
             check.whole(f"cache.{field}", getattr(self, field), least)
 
+    def __str__(self) -> str:
+        return f"in full every {self.interval} steps (cache of order {self.order})"
+
     def check(self, specs: Mapping[str, Any], evaluations: Sequence[tuple[str, ...]]) -> None:
         """Raise InputError unless the steps of a trajectory can be forecast.
 

@@ -24,7 +24,7 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
     path = folder / f"{name}.png"
     names = {key: text for key, text in planner.parts(figure).items() if key != "schedule"}
     caption = caption_text(planner, figure, points, found)
-    same_data = planner.dataset == "imagenet256"
+    same_data = planner.dataset in ("imagenet256", "coco")
     drawing = Drawing(figure, names, points, found, path, evidence.runs, same_data, caption)
     KINDS[figure["kind"]](drawing)
     rows = [row(drawing, point, record) for point, record in zip(points, found, strict=True)]
@@ -34,7 +34,7 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
         writer.writerows(rows)
     about = {
         "figure": name,
-        "zoo": names["zoo"],
+        **{kind: names[kind] for kind in ("zoo", "pipeline") if kind in names},
         "protocol": None if figure.get("scaled") is False else planner.protocol,
         "caption": caption,
         "facts": str(reported.FACTS.relative_to(reported.FACTS.parents[2])),
@@ -103,15 +103,18 @@ def caption_text(planner, figure: dict, points: list[Point], found: list) -> str
     images = sorted({run.num_images for run in runs})
     plural = "" if images == [1] else "s"
     text = (
-        f"zoo {runs[0].zoo.name}, {' / '.join(SAMPLERS.get(name, name) for name in names)}, "
+        f"{planner.chosen} {runs[0].zoo.name}, "
+        f"{' / '.join(SAMPLERS.get(name, name) for name in names)}, "
         f"{_list(steps)} steps, guidance {_list(scales)}, {_list(images)} image{plural}, "
         f"seed {settings[0]['seed']}, "
         f"{' / '.join(dict.fromkeys(one['dtype'] for one in settings))}"
     )
-    text += "".join(dict.fromkeys(cache_text(run) for run in runs))
+    caches = dict.fromkeys(cache_text(run) for run in runs)
+    text += "".join(caches) if len(caches) == 1 else ""  # else what is drawn says which
     if figure.get("scaled") is not False:
         text += f", protocol {planner.protocol}{' changed' if planner.changed else ''}"
-    timed = figure["kind"] == "pareto" or "time" in figure.get("y", figure.get("columns", []))
+    named = {*figure.get("y", []), *figure.get("columns", []), *figure.get("beside", [])}
+    timed = figure["kind"] == "pareto" or "time" in named
     devices = {} if not timed else {r["timing"].get("device"): r["timing"].get("batch_size")
                for r in found if isinstance(r, dict) and "timing" in r}  # fmt: skip
     if figure["kind"] != "table" and (None in devices or len(devices) > 1):

@@ -18,13 +18,14 @@ from models.zoo import ROOT
 from stitch.runs import distributed, trajectories
 from stitch.runs.generate import sample_missing
 from stitch.runs.run import Run
+from stitch.runs.text2image import TextRun
 
 log = logging.getLogger("figures")
 
 
 def figures_folder(config: DictConfig, planner: Planner) -> Path:
-    """Where the pictures of a zoo under a protocol go."""
-    default = Path(config.runs) / "figures" / config.zoo.name / planner.protocol
+    """Where the pictures of a zoo, or a pipeline, under a protocol go."""
+    default = Path(config.runs) / "figures" / config[planner.chosen].name / planner.protocol
     return Path(config.figures or default)
 
 
@@ -46,7 +47,7 @@ class Evidence:
     def kind(self, figure: dict) -> str:
         if figure.get("latency"):
             return "latency"
-        if "beside" in figure:
+        if "beside" in figure and figure["across"] != "prompts":
             return "record"  # and samples
         sources = {"grid": "samples", "similarity": "trajectory", "spectrum": "trajectory"}
         return sources.get(figure["kind"], "record")
@@ -55,7 +56,7 @@ class Evidence:
         """What is known of a point, or None.
 
         A record comes with its ``timing``, and with the run's own cost if ``scripts.evaluate`` made
-        it, which knows of images only.
+        it, which knows of images only; so do samples.
         """
         run, kind = point.run, self.kind(figure)
         if run.settings["weights"] is None:
@@ -70,7 +71,9 @@ class Evidence:
             return trajectories.load(run, self.runs)
         if kind == "latency":
             return self.latency(run)
-        return None if self.unshown(figure, run) else run.samples.path
+        if self.unshown(figure, run):
+            return None
+        return {"timing": self.latency(run) or {}}
 
     def unshown(self, figure: dict, run: Run) -> int:
         """How many of a run's images a grid needs that are not there."""
@@ -86,9 +89,11 @@ class Evidence:
         """``ms_per_image``, of what ``device`` and ``batch_size``, and the file that says so.
 
         Measured for itself, a time is better than what sampling happened to take; empty if there
-        is neither, as of a run that shared the beginnings of its trajectories.
+        is neither, as of a run that shared the beginnings of its trajectories. Of pipelines, which
+        sample with their own start and end of every batch, only the former counts.
         """
-        known = self.latency(point.run) or {**record["cost"], "timing_source": self.record(point)}
+        sampled = {**record["cost"], "timing_source": self.record(point)}
+        known = self.latency(point.run) or ({} if isinstance(point.run, TextRun) else sampled)
         facts = ("ms_per_image", "device", "batch_size", "timing_source")
         return {fact: known[fact] for fact in facts} if "ms_per_image" in known else {}
 
@@ -174,7 +179,9 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
 
 
 def why_no_weights(point: Point) -> str:
-    """What to do about the weights that a run lacks."""
+    """What to do about the weights, or prompts, that a run lacks."""
+    if isinstance(point.run, TextRun):
+        return point.run.problem
     try:
         point.run.zoo.weights_sha256(dict.fromkeys(point.run.networks))
     except InputError as error:
@@ -182,9 +189,36 @@ def why_no_weights(point: Point) -> str:
     return "its weights came while the command ran; start it again"
 
 
+def size_text(run: Run | TextRun) -> str:
+    """How much a pipeline's weights are, for people; empty for a zoo, whose card says it."""
+    if isinstance(run, TextRun):
+        return f" ({run.zoo.gigabytes():.3g} GB of weights)"
+    return ""
+
+
 def latency_command(points: list[Point]) -> str:
     """The command that measures the latencies of ``points``, which share all but allocations."""
+    if isinstance(points[0].run, TextRun):
+        return text_latency_command(points)
     return commands.latency([point.run for point in points])
+
+
+def text_latency_command(points: list[Point]) -> str:
+    """``latency_command`` of runs of a pipeline."""
+    run = points[0].run
+    shares = ",".join(f"{point.fractions[0]:g}" for point in points)
+    words = [
+        f"pipeline={run.zoo.name}",
+        f"pipeline.steps={run.settings['sampler']['steps']}",
+        f"pipeline.guidance={run.guidance.scale:g}",
+        f"batch_size={run.batch_size}",
+        f"shares=[{shares}]",
+    ]
+    if run.cache:
+        words.append("cache=tome" if run.cache.ratio else "cache=deep")
+        words.append(f"cache.ratio={run.cache.ratio:g}" if run.cache.ratio
+                     else f"cache.interval={run.cache.interval}")  # fmt: skip
+    return f"python -m scripts.latency {' '.join(words)}"
 
 
 def plan(
@@ -213,5 +247,8 @@ def plan(
     return [
         *plan_text(lines, costs),
         f"protocol {planner.protocol}",
-        *(f"zoo {zoo}: {why_no_weights(point)}" for zoo, point in without.items()),
+        *(
+            f"{planner.chosen} {zoo}{size_text(point.run)}: {why_no_weights(point)}"
+            for zoo, point in without.items()
+        ),
     ]

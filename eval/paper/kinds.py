@@ -1,6 +1,7 @@
 """Kinds of figures: from points and what was recorded of them to panels, tables and grids."""
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,6 @@ from eval.paper.points import PARTS, Point
 from models.errors import InputError
 from stitch import pareto_frontier
 from stitch.analysis import cosine_similarity, log_amplitude_spectrum
-
-REPORTED = "reported, ImageNet 256  "
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,21 @@ class Drawing:
         if of_paper:
             setting = {
                 "steps": paper_says["steps"],
-                "guidance": f"{paper_says['guidance']:g}",
+                "guidance": f"{paper_says.get('guidance', 1):g}",
                 "images": f"{paper_says.get('images', 0):,}",
             }
         fraction = f"{point.fractions[0]:g}"
         return template.format(**setting, **self.names, fraction=fraction)
+
+    @property
+    def data(self) -> str:
+        """The paper's data set for such a figure."""
+        return "COCO 256" if "pipeline" in self.names else "ImageNet 256"
+
+    @property
+    def reported(self) -> str:
+        """The title of panels of what the paper reports."""
+        return f"reported, {self.data}  "
 
     def of(self, panel: int, series: int) -> list[tuple[Point, dict]]:
         """The points of one series in one panel, with their records."""
@@ -149,7 +158,9 @@ def curves(drawing: Drawing) -> None:
             if papers and not drawing.same_data:
                 on = "ms per image (RTX 3090)" if metric == "time" else METRICS[metric].axis
                 reported.append(
-                    plots.Panel(REPORTED + paper_title, share, on, papers, log, companion=True)
+                    plots.Panel(
+                        drawing.reported + paper_title, share, on, papers, log, companion=True
+                    )
                 )
     rows = [ours, reported] if reported else [ours]
     plots.panels(
@@ -192,7 +203,7 @@ def pareto(drawing: Drawing) -> None:
                 else:
                     companions.append(
                         plots.Panel(
-                            REPORTED + papers[p], "ms per image (RTX 3090)",
+                            drawing.reported + papers[p], "ms per image (RTX 3090)",
                             METRICS[metric].axis, theirs, companion=True,
                         )
                     )  # fmt: skip
@@ -244,7 +255,8 @@ def _relative_time(drawn: list[plots.Curve]) -> list[plots.Curve]:
 def grid(drawing: Drawing) -> None:
     """Images of every series; a row each, or with ``across: fraction`` a column a share.
 
-    With ``beside``, metrics and time of their runs stand beside the rows.
+    With ``beside``, metrics and time of their runs stand beside the rows. With ``across: prompts``
+    every prompt has a row and every share a column, with its time if that is to stand ``beside``.
     """
     figure, first = drawing.figure, drawing.points[0]
     found = [shown.images(figure, point.run) for point in drawing.points]
@@ -255,6 +267,13 @@ def grid(drawing: Drawing) -> None:
             rows.append(np.concatenate([found[i][0] for i in mine]))
             labels.append(drawing.text(series["label"], drawing.points[mine[0]]))
             columns = [f"{drawing.points[i].fractions[0]:g}" for i in mine]
+        y = ""
+    elif figure["across"] == "prompts":
+        rows = [np.stack(row) for row in zip(*(images for images, _ in found), strict=True)]
+        labels = [textwrap.fill(first.run.prompts[label], 24) for label in found[0][1]]
+        columns = [
+            _column(drawing, *one) for one in zip(drawing.points, drawing.evidence, strict=True)
+        ]
         y = ""
     else:
         rows = [images for images, _ in found]
@@ -268,8 +287,21 @@ def grid(drawing: Drawing) -> None:
         y = f"share of {drawing.names['small']}"
     plots.image_grid(
         drawing.path, rows, labels, drawing.text(figure["title"], first), y, drawing.caption,
-        columns,
+        columns, figure.get("cell", 0.5),
     )  # fmt: skip
+
+
+def _column(drawing: Drawing, point: Point, samples: dict) -> str:
+    """What stands above the images of a share: our time of one, and the paper's."""
+    lines = [f"{point.fractions[0]:g}"]
+    measured = samples["timing"].get("ms_per_image")
+    if "time" in drawing.figure.get("beside", []) and measured is not None:
+        lines.append(f"{measured:.0f} ms" if measured < 1e4 else f"{measured / 1e3:.1f} s")
+    path = drawing.figure["series"][point.series].get("reported", {}).get("time")
+    if path and drawing.same_data:
+        known = paper.at_share(path, point.fractions[0])
+        lines += [f"paper: {known:.0f} ms"] if known else []
+    return "\n".join(lines)
 
 
 def _beside(drawing: Drawing) -> list[str]:
@@ -329,7 +361,7 @@ def _title(drawing: Drawing) -> str:
 
 
 def _with_companion(drawing: Drawing, companion: bool) -> str:
-    note = "; grey ground: as the paper reports on ImageNet 256, another scale of FID"
+    note = f"; grey ground: as the paper reports on {drawing.data}, another scale of FID"
     return drawing.caption + note if companion else drawing.caption
 
 

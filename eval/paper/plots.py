@@ -164,14 +164,21 @@ def image_grid(
     y: str,
     caption: str,
     columns: Sequence[str] = (),
+    cell: float = 0.5,
 ) -> None:
-    """Rows of (n, H, W, C) uint8 images, each with a label at its left; names of columns above."""
+    """Rows of (n, H, W, C) uint8 images, each with a label at its left; names of columns above.
+
+    Args:
+        cell: size of an image, inches.
+    """
     count = len(rows[0])
     canvas = np.concatenate([np.concatenate(list(images), axis=1) for images in rows])
     height, width = rows[0].shape[1:3]
-    slanted = {"rotation": 40, "ha": "left"} if max(map(len, columns), default=0) > 6 else {}
-    beside, above = 0.7 + 0.08 * max(map(len, labels)), 0.6 if slanted else 0
-    size = (max(0.5 * count + beside, 3.4), 0.5 * len(rows) + 0.9 + above)
+    longest = max((len(line) for text in columns for line in text.split("\n")), default=0)
+    slanted = {"rotation": 40, "ha": "left"} if longest > 12 * cell else {}
+    beside = 0.7 + 0.08 * max(len(line) for text in labels for line in text.split("\n"))
+    above = 0.6 if slanted else 0
+    size = (max(cell * count + beside, 3.4), cell * len(rows) + 0.9 + above)
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(size, layout="constrained")
         axes = figure.subplots()

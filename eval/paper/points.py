@@ -19,6 +19,8 @@ log = logging.getLogger("figures")
 Compose = Callable[[str, Sequence[str]], DictConfig]
 PARTS = ("small", "medium", "large")
 CONFIG = "figures"
+# What the command line may change of a protocol.
+CHANGING = {"sampler", "guidance", "num_images", "labels", "schedule", "pipeline", "prompts"}
 # What the command line may say that is not a setting of a run.
 NOT_OF_A_RUN = {
     "figure", "run", "dry_run", "protocol", "figures", "eval", "hydra", "claims", "thresholds",
@@ -63,6 +65,10 @@ class Planner:
 
     Weights may be missing: such runs (``weights`` is None) can be counted but not made.
 
+    Attributes:
+        command: whose config a run has.
+        chosen: the config group that says of what networks figures are.
+
     Args:
         config: ``configs/figures.yaml``, composed.
         compose: a command's name and overrides -> its config, as ``scripts.cli.compose``.
@@ -71,6 +77,8 @@ class Planner:
     Raises:
         InputError: for a zoo that no data set has, or an unknown protocol.
     """
+
+    command, chosen = CONFIG, "zoo"
 
     def __init__(self, config: DictConfig, compose: Compose, overrides: Sequence[str]):
         self.config, self._composed, self.overrides = config, compose, overrides
@@ -93,18 +101,19 @@ class Planner:
         return [
             override
             for override in self.overrides
-            if _key(override).split(".")[0] not in NOT_OF_A_RUN and _key(override) != "zoo"
+            if _key(override).split(".")[0] not in NOT_OF_A_RUN
+            and _key(override) not in ("zoo", "pipeline")
         ]
 
     @property
     def changed(self) -> bool:
         """Whether the command line changes what the protocol says."""
         keys = {_key(override).split(".")[0] for override in self.given}
-        return bool(keys & {"sampler", "guidance", "num_images", "labels", "schedule"})
+        return bool(keys & CHANGING)
 
     def given_text(self) -> str:
         """The overrides that a command for the same runs needs."""
-        words = [o for o in self.overrides if _key(o) in ("zoo", "protocol")]
+        words = [o for o in self.overrides if _key(o) in ("zoo", "pipeline", "protocol")]
         return "".join(f" {word}" for word in [*words, *self.given])
 
     def parts(self, figure: dict) -> dict[str, str]:
@@ -147,14 +156,17 @@ class Planner:
 
     def _points_of(self, figure, panel, index, series, setting) -> Iterable[Point]:
         config = self._compose(figure, setting)
-        zoo = self._zoo(config)
         for fractions, allocation in self._allocations(figure, series):
-            group = OmegaConf.merge(config, {"allocation": allocation})
-            making = self.config.run and not self.config.dry_run
-            run = build.create(group, zoo, planning=True, probe=making)
+            run = self._run(config, allocation)
             if "shown" in figure and "beside" not in figure:
                 run = dataclasses.replace(run, num_images=min(figure["shown"], run.num_images))
             yield Point(panel, index, allocation["denoisers"][0], fractions, setting, run)
+
+    def _run(self, config: DictConfig, allocation: dict) -> Run:
+        """The run of a config, with these settings of the group ``allocation``."""
+        group = OmegaConf.merge(config, {"allocation": allocation})
+        making = self.config.run and not self.config.dry_run
+        return build.create(group, self._zoo(config), planning=True, probe=making)
 
     def _allocations(self, figure: dict, series: dict) -> Iterable[tuple[tuple[float, ...], dict]]:
         """(fractions, settings of the group ``allocation``) of a series."""
@@ -163,6 +175,7 @@ class Planner:
             # Trajectories of every denoiser by itself.
             wanted = {"denoisers": series["denoisers"], "each": True}
         names = [self.parts(figure)[part] for part in wanted["denoisers"]]
+        resolution = self._own(figure).get("resolution", wanted.get("resolution"))
         if "rule" in wanted:
             share = wanted.get("small", 0.5)
             group = {"rule": wanted["rule"], "denoisers": names, "small": share, "seed": 0}
@@ -171,25 +184,14 @@ class Planner:
             for name in names:
                 yield (1.0,), {"denoisers": [name], "fractions": [1.0]}
         else:
-            for fractions in wanted.get("fractions") or simplex(len(names), wanted["resolution"]):
+            for fractions in wanted.get("fractions") or simplex(len(names), resolution):
                 yield tuple(fractions), {"denoisers": names, "fractions": list(fractions)}
 
     def _compose(self, figure: dict, setting: dict) -> DictConfig:
         """The config of the runs with one setting; the command line's overrides come last."""
         protocol = "full" if figure.get("scaled") is False else self.protocol
-        own = figure.get("protocols", {}).get(protocol, {})
-        factors = {**self.config.protocols[protocol], **own}
-        parts = self.parts(figure)
-        wanted = {
-            "zoo": parts["zoo"],
-            "schedule": parts.get("schedule"),
-            "sampler": setting["sampler"],
-            "sampler.steps": max(1, round(setting["steps"] * factors["steps"])),
-            "guidance.scale": setting["guidance"],
-            "num_images": max(1, round(setting.get("images", 1) * factors["images"])),
-            "labels": setting.get("labels", {}).get(self.dataset),
-            **setting.get("settings", {}),
-        }
+        factors = {**self.config.protocols[protocol], **self._own(figure)}
+        wanted = self._wanted(setting, self.parts(figure), factors)
         given = self.given
         chosen = {_key(override) for override in given}
         ours = [
@@ -199,10 +201,27 @@ class Planner:
         ]
         overrides = (*ours, *given)
         if overrides not in self._configs:
-            config = self._composed(CONFIG, overrides)
+            config = self._composed(self.command, overrides)
             OmegaConf.set_struct(config, False)
             self._configs[overrides] = config
         return self._configs[overrides]
+
+    def _own(self, figure: dict) -> dict:
+        """What a figure says itself of the protocol, such as how fine its shares are."""
+        return figure.get("protocols", {}).get(self.protocol, {})
+
+    def _wanted(self, setting: dict, parts: dict[str, str], factors: dict) -> dict:
+        """What a figure says of the config of its runs; None: nothing."""
+        return {
+            "zoo": parts["zoo"],
+            "schedule": parts.get("schedule"),
+            "sampler": setting["sampler"],
+            "sampler.steps": max(1, round(setting["steps"] * factors["steps"])),
+            "guidance.scale": setting["guidance"],
+            "num_images": max(1, round(setting.get("images", 1) * factors["images"])),
+            "labels": setting.get("labels", {}).get(self.dataset),
+            **setting.get("settings", {}),
+        }
 
     def _zoo(self, config: DictConfig) -> models.Zoo:
         key = (config.zoo.name, config.precision, config.quantisation, config.decoder)

@@ -10,7 +10,7 @@ from models.errors import InputError
 from models.zoo import ROOT
 
 FACTS = ROOT / "configs" / "paper" / "facts.yaml"
-_TIME = "time_s", 125  # the column of times in tables of the facts, and s for 8 -> ms for 1
+_TIME = "time_s", 125  # the column of times in tables of three models, and s for 8 -> ms for 1
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,27 @@ def curve(path: str, metric: str) -> Reported | None:
     error = _error(look_up(".".join(parents[:-1])).get("error", 0)) if len(parents) > 3 else 0
     if isinstance(entry, dict):
         entry, error = entry["values"], entry.get("error", 0)
-    factor = _TIME[1] if metric == "time" else 1
+    factor = milliseconds(path) if metric == "time" else 1
     shares = look_up(".".join([*parents[:2], "x"]))["fraction_small"]
     return Reported(shares, [factor * value for value in entry], error)
+
+
+def milliseconds(path: str) -> float:
+    """What a reported time at ``path`` is multiplied with to be milliseconds for one image."""
+    if path.endswith("_ms"):
+        return 1
+    setup = look_up(".".join(path.split(".")[:2])).get("setup", {})
+    return 1000 if setup.get("time_for") == "1 image" else _TIME[1]
+
+
+def at_share(path: str, share: float) -> float | None:
+    """The reported milliseconds for one image at a share of the small denoiser, if known."""
+    entry, parents = look_up(path), path.split(".")
+    about = look_up(".".join(parents[:2]))
+    shares = about.get("x", {}).get("fraction_small") or about["setup"]["fractions"]
+    if not isinstance(entry, list) or share not in shares:
+        return None
+    return entry[shares.index(share)] * milliseconds(path)
 
 
 def cloud(path: str, metric: str) -> Reported:

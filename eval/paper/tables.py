@@ -137,7 +137,7 @@ def _reported(series: dict, column: str, point, label: str):
             round(point.fractions[0], 6) in shares
         ) else None  # fmt: skip
     if column == "time" and isinstance(entry, int | float):
-        return f"{entry * 125:.4g}"
+        return f"{entry * reported.milliseconds(path):.4g}"
     return entry
 
 

@@ -17,8 +17,10 @@ from tqdm import tqdm
 from eval.speed import timing
 from stitch import SharedPrefix
 from stitch.cost import CostTable, candidates
-from stitch.runs import build, devices, memory, provenance
+from stitch.runs import build, devices, memory, provenance, text2image
+from stitch.runs.pipeline import Pipeline
 from stitch.runs.run import Run
+from stitch.runs.text2image import TextRun
 from stitch.runs.warmup import prepare
 
 PAPER_BATCH = 8
@@ -32,6 +34,14 @@ def allocations(config: DictConfig, zoo) -> list[Run]:
         steps = len(build.create(build.unsampled(config), zoo).sampler.timesteps)
         wanted = [str(one) for one in candidates(names, config.resolution, steps)]
     return [build.create(with_allocation(config, text), zoo) for text in wanted]
+
+
+def shares(config: DictConfig, pipeline: Pipeline) -> list[TextRun]:
+    """The runs of a pipeline to be measured: every share of its first denoiser in ``shares``."""
+    return [
+        text2image.create(OmegaConf.merge(unsampled(config), {"shares": share}), pipeline)
+        for share in config.shares
+    ]
 
 
 def with_allocation(config: DictConfig, runs: str) -> DictConfig:
@@ -49,16 +59,19 @@ def setting(config: DictConfig, run: Run) -> dict:
         "sampler": run.settings["sampler"],
         "guidance": run.settings["guidance"],
         "dtype": run.settings["dtype"],
-        "quantisation": run.settings["quantisation"],
         "decoder": run.zoo.decoder,
         "compile": config.compile,
         "batch_size": config.batch_size,
         "device": devices.name(run.zoo.device),
-        **{name: value for name, value in run.settings.items() if name == "cache"},
+        **{
+            name: value
+            for name, value in run.settings.items()
+            if name in ("quantisation", "cache", "size", "call")
+        },
     }
 
 
-def measure(config: DictConfig, points: Sequence[Run]) -> dict:
+def measure(config: DictConfig, points: Sequence[Run | TextRun]) -> dict:
     """Latencies of every run, as plain data.
 
     Repetitions are interleaved, a round over all points after the other, so that what else happens
@@ -71,7 +84,7 @@ def measure(config: DictConfig, points: Sequence[Run]) -> dict:
     """
     sizes = dict.fromkeys([PAPER_BATCH, config.batch_size])
     peaks = {}
-    if config.memory:  # first, while this process has little memory itself
+    if config.memory and isinstance(points[0], Run):  # first, while this process has little memory itself
         networks = {frozenset(run.networks): run for run in reversed(points)}
         for key, run in tqdm(networks.items(), desc="memory", unit="process", leave=False):
             peaks[key] = peak_memory(with_allocation(config, str(run.allocation)))

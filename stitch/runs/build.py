@@ -131,6 +131,10 @@ def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
 def _cache(
     config: DictConfig, zoo: models.Zoo, walked: list[tuple[str, ...]]
 ) -> stitch.Forecast | None:
+    if "ratio" in config.cache:
+        raise InputError(
+            f"cache.ratio={config.cache.ratio} (cache=tome) is for pipelines: scripts.text2image"
+        )
     cache = stitch.Forecast(**config.cache)
     if cache.interval == 1:
         return None  # every step is evaluated in full, whatever else it says

@@ -237,8 +237,7 @@ def timing_key(settings: dict, allocation: str) -> str:
     Args:
         settings: a run's or a latency file's, with ``decoder``.
     """
-    names = ["zoo", "sampler", "dtype", "quantisation", "decoder"]
-    names += ["cache"] if "cache" in settings else []
+    names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache", "size", "call")
     guidance = {**settings["guidance"], "scale": settings["guidance"]["scale"] != 1}
-    parts = {name: settings[name] for name in names}
+    parts = {name: settings[name] for name in names if name in settings}
     return content_hash({**parts, "guidance": guidance, "allocation": allocation})

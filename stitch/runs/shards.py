@@ -16,7 +16,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,22 @@ class ShardFolder:
         run: everything that determines the pixels (``stitch.runs.records.content_hash`` names it).
         shard_size: indices per shard.
         batch_size: chosen by this process, for ``mark`` to note; None: given, or not known.
+        notes: files beside the shards that belong to the run: name -> content.
 
     Raises:
         ShardError: if the folder belongs to another run or has another shard size.
     """
 
-    def __init__(self, path: str | Path, run: dict, shard_size: int, batch_size: int | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        run: dict,
+        shard_size: int,
+        batch_size: int | None = None,
+        notes: Mapping[str, bytes] = types.MappingProxyType({}),
+    ):
         self.path, self.run, self.shard_size = Path(path), run, shard_size
-        self.batch_size = batch_size
+        self.batch_size, self.notes = batch_size, notes
         self._check_owner()
 
     def _check_owner(self) -> None:
@@ -89,6 +98,8 @@ class ShardFolder:
             wanted = self._owner(max(num_images, owner.get("num_images", 0)), noted)
             if wanted != owner:
                 write_atomically(file, encoded(wanted))
+            for name, content in self.notes.items():
+                write_atomically(self.path / name, content)
 
     def _owner(self, num_images: int, noted: int | None = None) -> dict:
         owner = {"run": self.run, "shard_size": self.shard_size, "num_images": num_images}

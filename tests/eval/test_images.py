@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -378,7 +379,7 @@ def test_pictures_of_all_sizes_and_modes_become_one(tmp_path):
     for i, mode in enumerate(modes):
         suffix = "tif" if mode == "CMYK" else "png"
         Image.fromarray(image[: 20 - i]).convert(mode).save(tmp_path / f"{i}.{suffix}")
-    images = FolderImages(tmp_path, resize=8)
+    images = FolderImages(tmp_path, partial(centre_crop, size=8))
     (found,) = blocks(images, 0, 7, 7)
     assert found.shape == (7, 8, 8, 3) and found.dtype == np.uint8
     assert np.array_equal(found[0], slow_centre_crop(image, 8))
@@ -392,7 +393,7 @@ def test_pictures_are_turned_as_exif_says_if_it_is_asked_for(tmp_path):
     Image.fromarray(image).save(tmp_path / "0.png", exif=exif)
     Image.fromarray(image).save(tmp_path / "1.png")
     for upright in (False, True):
-        images = FolderImages(tmp_path, resize=8, upright=upright)
+        images = FolderImages(tmp_path, partial(centre_crop, size=8), upright)
         assert images.turned == 1
         (found,) = blocks(images, 0, 2, 2)
         assert np.array_equal(found[1], image[:, 2:10])

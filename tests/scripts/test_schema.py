@@ -39,6 +39,7 @@ def every_choice():
         runs = ["allocation.runs=DiT-S*9"] if "allocation=runs" in overrides else []
         yield "sample", [*overrides, *runs]
     yield from (("evaluate", [f"eval={choice}"]) for choice in options("eval"))
+    yield from (("text2image", [f"pipeline={choice}"]) for choice in options("pipeline"))
     yield from (("sweep", [f"launcher={choice}"]) for choice in options("launcher"))
     for recipe in (cli.CONFIGS / "train").glob("*/*.yaml"):
         yield "train", [f"train={recipe.parent.name}/{recipe.stem}"]

@@ -39,7 +39,7 @@ def allocations(config: DictConfig, zoo) -> list[Run]:
 def shares(config: DictConfig, pipeline: Pipeline) -> list[TextRun]:
     """The runs of a pipeline to be measured: every share of its first denoiser in ``shares``."""
     return [
-        text2image.create(OmegaConf.merge(unsampled(config), {"shares": share}), pipeline)
+        text2image.create(OmegaConf.merge(build.unsampled(config), {"shares": share}), pipeline)
         for share in config.shares
     ]
 
@@ -84,7 +84,8 @@ def measure(config: DictConfig, points: Sequence[Run | TextRun]) -> dict:
     """
     sizes = dict.fromkeys([PAPER_BATCH, config.batch_size])
     peaks = {}
-    if config.memory and isinstance(points[0], Run):  # first, while this process has little memory itself
+    if config.memory and isinstance(points[0], Run):
+        # First, while this process has little memory itself.
         networks = {frozenset(run.networks): run for run in reversed(points)}
         for key, run in tqdm(networks.items(), desc="memory", unit="process", leave=False):
             peaks[key] = peak_memory(with_allocation(config, str(run.allocation)))

@@ -16,11 +16,15 @@ ALLOWED = {
     "stitch": ("samplers", "models.errors"),
     "stitch.runs": ("stitch", "samplers", "models"),
     "stitch.training": ("stitch.runs", "samplers", "models"),
+    "stitch.text_training": ("stitch.training", "stitch.runs", "samplers", "models"),
     "eval": ("stitch", "samplers", "models"),
     "scripts": ("eval", "stitch", "samplers", "models"),
 }
 # What a room may not know of those: the idea nothing of runs, runs nothing of training.
-HIDDEN = {"stitch": ("stitch.runs", "stitch.training"), "stitch.runs": ("stitch.training",)}
+HIDDEN = {
+    "stitch": ("stitch.runs", "stitch.training", "stitch.text_training"),
+    "stitch.runs": ("stitch.training", "stitch.text_training"),
+}
 # What nothing outside may import, but for scripts.
 CONSUMERS = ("eval.paper", "eval.speed")
 # What stands beside the rooms, and what the commands share.

@@ -134,6 +134,7 @@ def save_config(inner: nn.Module, folder: Path) -> None:
         inner.save_config(folder)
     else:
         inner.config.architectures = [type(inner).__name__]
+        inner.config.dtype = "float32"  # else it would be that of the stored weights
         inner.config.save_pretrained(folder)
 
 

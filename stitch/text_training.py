@@ -18,6 +18,9 @@ from models.weights import recorded_sha256, save_checkpoint
 from samplers.objective import DenoiserObjective
 from stitch.training import Workshop
 
+# kind of a recipe -> the finished networks that it is trained on
+NEEDED = {"text-encoder": ("classifier",), "text-denoiser": ("first-stage", "text_encoder")}
+
 
 class TextWorkshop(Workshop):
     """What the trainings of a pipeline share: those of the zoo, and captions.
@@ -30,22 +33,31 @@ class TextWorkshop(Workshop):
         return OmegaConf.to_container(recipe.network)
 
     def file(self, name: str) -> Path:
-        folder = Path(self.config.train.pipeline) / name
-        stem = {"text_encoder": "model"}.get(name, "diffusion_pytorch_model")
-        known = (folder / f"{stem}.safetensors", super().file(name))
-        return known[name in ("classifier", "first-stage", "first-stage-ft")]
+        if name in ("classifier", "first-stage", "first-stage-ft"):  # the zoo's
+            return super().file(name)
+        stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
+        return Path(self.config.train.pipeline) / name / f"{stem}.safetensors"
+
+    def foundation(self, name: str) -> Path:
+        if not self.file(name).exists() and name in ("text_encoder", "unet"):
+            raise InputError(
+                f"{self.file(name)} does not exist, but others are trained on it: run "
+                f"python -m scripts.train train={self.zoo_name}-text/{name} first"
+            )
+        return super().foundation(name)
 
     def identity(self, recipe: DictConfig) -> dict:
+        if recipe.kind not in NEEDED:
+            raise InputError(
+                f"train.kind={recipe.kind!r} is unknown; known of a pipeline: {', '.join(NEEDED)}"
+            )
         facts = super().identity(recipe)
         facts["recipe"].pop("pipeline")  # a folder may be moved
         facts["recipe"].pop("network")  # said above
-        needed = {
-            "text-encoder": ["classifier"],
-            "text-denoiser": ["first-stage", "text_encoder"],
-        }[recipe.kind]
-        for name in [*needed, *filter(None, [recipe.get("start_from")])]:
-            key = f"{name.replace('-', '_')}_sha256"
-            facts[key] = recorded_sha256(self.foundation(name))
+        for name in (*NEEDED[recipe.kind], recipe.get("start_from")):
+            if name is not None:
+                key = f"{name.replace('-', '_')}_sha256"
+                facts[key] = recorded_sha256(self.foundation(name))
         return facts
 
     def objective(self, recipe: DictConfig, network: nn.Module) -> nn.Module:
@@ -55,14 +67,8 @@ class TextWorkshop(Workshop):
         return self._objective(recipe, average, self.test)
 
     def _objective(self, recipe: DictConfig, network: nn.Module, data) -> nn.Module:
-        if recipe.kind == "text-encoder":
-            return self._contrastive(recipe, network, data)
-        if recipe.kind == "text-denoiser":
-            return self._denoising(recipe, network, data)
-        raise InputError(
-            f"train.kind={recipe.kind!r} is unknown; known of a pipeline: text-encoder, "
-            "text-denoiser"
-        )
+        make = self._contrastive if recipe.kind == "text-encoder" else self._denoising
+        return make(recipe, network, data)
 
     def _contrastive(self, recipe: DictConfig, network: nn.Module, data) -> ContrastiveObjective:
         """Captions of photographs and of drawings against the classifier's features."""

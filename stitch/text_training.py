@@ -99,13 +99,17 @@ class TextWorkshop(Workshop):
 
     def _denoising(self, recipe: DictConfig, network: nn.Module, data) -> DenoiserObjective:
         network.hidden = self._hidden()
-        images, style = pictures.padded(data.images), {}
-        if "weak_captions" in recipe:
-            images, style = pictures.outlined(images), {"drawn": True, "weak": recipe.weak_captions}
+        drawn = "weak_captions" in recipe
+        style = {"drawn": drawn, "weak": recipe.get("weak_captions", 0.0)}
         numbers = captions.caption_numbers(data.labels.tolist(), recipe.seed, **style)
         settings = (recipe.label_dropout, recipe.get("interval"), recipe.get("weighting"))
-        latents = self._encode(images)
+        latents = self._latents(data, drawn)
         return DenoiserObjective(network, *latents, torch.tensor(numbers), *settings)
+
+    @functools.cache  # noqa: B019
+    def _latents(self, data, drawn: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        images = pictures.padded(data.images)
+        return self._encode(pictures.outlined(images) if drawn else images)
 
     def _hidden(self) -> torch.Tensor:
         """What U-Nets attend to, for every caption, by the finished text encoder."""

@@ -12,6 +12,7 @@ import models
 from models import captions, text
 from models.checkpoint import load_checkpoint
 from models.errors import InputError
+from models.first_stage import to_unit_range
 from models.training import pictures
 from models.training.contrastive import ContrastiveObjective, principal_axes
 from models.weights import recorded_sha256, save_checkpoint
@@ -108,8 +109,17 @@ class TextWorkshop(Workshop):
 
     @functools.cache  # noqa: B019
     def _latents(self, data, drawn: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        images = pictures.padded(data.images)
-        return self._encode(pictures.outlined(images) if drawn else images)
+        """Means and deviations (1, N, c, h, w) of the latents of photographs or drawings."""
+        stage, images = self.finished("first-stage"), pictures.padded(data.images)
+        if drawn:
+            images = pictures.outlined(images)
+        with torch.no_grad():
+            posteriors = [
+                stage.posterior(to_unit_range(part.to(self.device))) for part in images.split(100)
+            ]
+        means = torch.cat([stage.scale * posterior.mean for posterior in posteriors])
+        stds = torch.cat([stage.scale * posterior.std for posterior in posteriors])
+        return means[None], stds[None]
 
     def _hidden(self) -> torch.Tensor:
         """What U-Nets attend to, for every caption, by the finished text encoder."""

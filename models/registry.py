@@ -7,6 +7,7 @@ from torch import nn
 from models import dit, first_stage, unet, uvit
 from models.classifier import Classifier, ResNetClassifier
 from models.errors import InputError
+from models.text import TextEncoder, TextUNet
 
 # architecture -> constructor with every size as a keyword
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -15,6 +16,8 @@ _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "U-ViT": uvit.UViT,
     "classifier": Classifier,
     "classifier-resnet": ResNetClassifier,
+    "text-encoder": TextEncoder,
+    "text-unet": TextUNet,
     "first-stage-kl": first_stage.KLFirstStage,
     "first-stage-vq": first_stage.VQFirstStage,
     "first-stage-tiny": first_stage.TinyFirstStage,

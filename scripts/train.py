@@ -18,6 +18,7 @@ from eval.datasets import open_dataset
 from scripts.cli import command
 from stitch.runs import devices, distributed, interrupt
 from stitch.runs.tracking import check_tracking
+from stitch.text_training import TextWorkshop
 from stitch.training import Workshop, recipes, train
 
 log = logging.getLogger("train")
@@ -31,7 +32,8 @@ def main(config: DictConfig) -> None:
         torch.set_num_threads(config.threads)
     device = devices.start(config.device)
     chosen = recipes(config, device)
-    workshop = Workshop(
+    kind = TextWorkshop if config.train.get("pipeline") else Workshop
+    workshop = kind(
         config, device, lambda split: open_dataset(config.zoo.data, split, **config.data)
     )
     deadline = time.monotonic() + 60 * (config.train.minutes or float("inf"))

@@ -27,7 +27,7 @@ log = logging.getLogger("train")
 
 # Networks that others are trained on, in this order; each is finished before the others begin. Once
 # exported, they never change: networks trained on them would no longer fit.
-FOUNDATIONS = ("classifier", "first-stage")
+FOUNDATIONS = ("classifier", "first-stage", "text-encoder")
 
 
 class Workshop:
@@ -106,7 +106,7 @@ class Workshop:
             InputError: if either is of another recipe, network, data or first stage.
         """
         torch.manual_seed(recipe.seed)
-        network = models.create(**network_config(self.config, recipe.name)).to(self.device)
+        network = models.create(**self.sizes(recipe)).to(self.device)
         network = network.to(memory_format=torch.channels_last)
         if recipe.get("start_from"):
             load_checkpoint(network, self.file(recipe.start_from))
@@ -141,10 +141,14 @@ class Workshop:
             objective.compile(dynamic=False)
         return training
 
+    def sizes(self, recipe: DictConfig) -> dict:
+        """Architecture and sizes of a recipe's network."""
+        return network_config(self.config, recipe.name)
+
     def identity(self, recipe: DictConfig) -> dict:
         """Everything that identifies a training."""
         facts = {
-            "network": network_config(self.config, recipe.name),
+            "network": self.sizes(recipe),
             "recipe": OmegaConf.to_container(recipe),
             "data_sha256": self.data.sha256,
         }
@@ -218,12 +222,7 @@ class Workshop:
         if hasattr(objective, "finish"):
             average = copy.deepcopy(average)
             objective.finish(average)
-        test = self.test
-        if training.recipe.kind == "denoiser":
-            test = self._denoiser_objective(
-                training.recipe, average, self.test_latents, self.test.labels
-            )
-        results = objective.evaluate(average, test)
+        results = objective.evaluate(average, self._test(training.recipe, average))
         record = {
             **training.identity,
             "images_seen": training.images,
@@ -233,10 +232,19 @@ class Workshop:
             "parts": training.parts,
             **self.config.zoo.get("provenance", {}),
         }
-        save_checkpoint(average, self.file(training.recipe.name), record)
+        self._write(training.recipe, average, record)
         if hasattr(average, "encode"):
             self._draw(average, training.path.with_name("reconstructions.png"))
         log.info("%s: %d images, %s", training.recipe.name, training.images, results)
+
+    def _test(self, recipe: DictConfig, average: nn.Module):
+        """What an objective's ``evaluate`` compares with: the test split."""
+        if recipe.kind == "denoiser":
+            return self._denoiser_objective(recipe, average, self.test_latents, self.test.labels)
+        return self.test
+
+    def _write(self, recipe: DictConfig, average: nn.Module, record: dict) -> None:
+        save_checkpoint(average, self.file(recipe.name), record)
 
     def _draw(self, stage: nn.Module, path: Path) -> None:
         """Draw sixteen test images and, below them, an autoencoder's reconstructions."""

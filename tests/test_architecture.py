@@ -17,15 +17,16 @@ ALLOWED = {
     "stitch.runs": ("stitch", "samplers", "models"),
     "stitch.training": ("stitch.runs", "samplers", "models"),
     "stitch.pipelines": ("stitch", "samplers", "models.errors"),
+    "stitch.text_training": ("stitch.training", "stitch.runs", "samplers", "models"),
     "eval": ("stitch", "samplers", "models"),
     "scripts": ("eval", "stitch", "samplers", "models"),
 }
-# What a room may not know of those: the idea nothing of runs, runs nothing of training, and nobody
-# below eval of pipelines.
+# What a room may not know of those: the idea nothing of runs, runs nothing of training, and the
+# idea nothing of pipelines, in which runs of text to image are stitched.
 HIDDEN = {
-    "stitch": ("stitch.runs", "stitch.training", "stitch.pipelines"),
-    "stitch.runs": ("stitch.training", "stitch.pipelines"),
-    "stitch.pipelines": ("stitch.runs", "stitch.training"),
+    "stitch": ("stitch.runs", "stitch.training", "stitch.text_training", "stitch.pipelines"),
+    "stitch.runs": ("stitch.training", "stitch.text_training"),
+    "stitch.pipelines": ("stitch.runs", "stitch.training", "stitch.text_training"),
 }
 # What nothing outside may import, but for scripts.
 CONSUMERS = ("eval.paper", "eval.speed", "eval.explorer")

@@ -89,6 +89,9 @@ def row(drawing: Drawing, point: Point, record) -> dict:
             "ms_per_image": record["timing"].get("ms_per_image"),
             "device": record["timing"].get("device"),
         }
+    if "timing" in record:  # of a grid
+        timing = record["timing"]
+        return line | {name: timing[name] for name in ("ms_per_image", "device") if name in timing}
     measured = ("ms_per_8_images", "peak_rss_mb", "peak_allocated_mb", "device")
     return line | {name: record[name] for name in measured if name in record}
 

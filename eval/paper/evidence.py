@@ -73,7 +73,8 @@ class Evidence:
             return self.latency(run)
         if self.unshown(figure, run):
             return None
-        return {"timing": self.latency(run) or {}}
+        timed = "time" in figure.get("beside", [])
+        return {"timing": (self.latency(run) if timed else None) or {}}
 
     def unshown(self, figure: dict, run: Run) -> int:
         """How many of a run's images a grid needs that are not there."""
@@ -120,7 +121,7 @@ class Evidence:
             sources["source"] = str(trajectories.path_of(run, self.runs))
         elif kind == "samples":
             sources["source"] = str(run.samples.path)
-        files = known["timing"] if kind == "record" else known if kind == "latency" else {}
+        files = known.get("timing", known) if isinstance(known, dict) else {}
         sources |= {k: files[k] for k in ("timing_source", "memory_source") if k in files}
         if tables.OF_NETWORKS.keys() & set(figure.get("columns", [])):
             paths = [run.zoo.checkpoint(name) for name in run.allocation.denoisers]

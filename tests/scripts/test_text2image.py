@@ -262,3 +262,19 @@ def test_records_and_figures_are_made_as_of_other_runs(small, tmp_path, caplog):
     about = json.loads((drawn / "fig19.json").read_text())
     assert about["pipeline"] == "fashion-text" and len(about["points"]) == 22
     assert {"agreement", "fid", "is"} <= about["points"][0].keys()
+
+
+def test_times_are_measured_apart_and_then_in_figures(small, tmp_path):
+    settings = [*small, "pipeline=fashion-text", f"runs={tmp_path}", "pipeline.steps=2"]
+    own = [word for word in settings if "num_images" not in word]
+    succeed(*own, "shares=[0,1]", "repetitions=1", name="latency")
+    (file,) = (tmp_path / "latency").glob("*.json")
+    measured = json.loads(file.read_text())
+    assert [point["allocation"] for point in measured["points"]] == ["large*3", "small*3"]
+    assert all(point["ms_per_image"] > 0 for point in measured["points"])
+    succeed(*own, "figure=fig16", "num_images=2", "run=true", name="figures")
+    about = json.loads(next(tmp_path.glob("figures/*/*/fig16.json")).read_text())
+    first, *others, last = about["points"]
+    assert first["timing_source"] == last["timing_source"] == str(file)
+    assert first["ms_per_image"] == measured["points"][0]["ms_per_image"]
+    assert not any("timing_source" in point for point in others[1:])

@@ -117,7 +117,7 @@ def _plain(body: bytes) -> bool:
 def application(host: str) -> FastAPI:
     """What the page is mounted on; with a host of this machine, it answers to that name alone."""
     # Other names than its own are those that a web page elsewhere may have given this address.
-    names = ["*"] if host in _EVERY_HOST else [host, "127.0.0.1", "localhost", "[::1]"]
+    names = ["*"] if host in _EVERY_HOST else [host, "127.0.0.1", "localhost", "::1", "[::1]"]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(Guard)]
     return FastAPI(middleware=middleware, docs_url=None, redoc_url=None, openapi_url=None)
 

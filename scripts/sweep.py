@@ -70,10 +70,11 @@ def sweep(configs: list[DictConfig]) -> None:
                 log.info("%s", line)
             continue
         failures |= experiments.make_records(runs, evaluator, store, config.store_images)
-        made = [run for run in runs if run.id not in failures]
-        found = {run: experiments.stored_record(run, evaluator, store) for run in made}
-        for line in terminal.summary(found) if distributed.is_main() else []:
-            log.info("%s", line)
+        if distributed.is_main():
+            made = experiments.unique(run for run in runs if run.id not in failures)
+            found = {run: experiments.stored_record(run, evaluator, store) for run in made}
+            for line in terminal.summary({run: record for run, record in found.items() if record}):
+                log.info("%s", line)
     if failures:
         log.error("%d of %d points failed:", len(failures), len(configs))
         for reason in failures.values():

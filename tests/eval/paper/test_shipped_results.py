@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 import models
-from eval.paper import tables
+from eval.paper import claims, tables
 from stitch.runs.records import content_hash
 from tests import ROOT
 
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "fashion"
-FIGURES = sorted(FOLDER.glob("*.json"))
+CLAIMS = FOLDER / "claims.json"
+FIGURES = sorted(path for path in FOLDER.glob("*.json") if path != CLAIMS)
 TABLES = [path for path in FIGURES if path.with_suffix(".md").is_file()]
 SETTINGS = {"steps", "guidance", "images"}
 
@@ -22,6 +23,14 @@ SETTINGS = {"steps", "guidance", "images"}
 @pytest.fixture(scope="module")
 def zoo():
     return models.load_zoo("fashion")
+
+
+def test_the_shipped_claims_are_those_of_their_page():
+    found = json.loads(CLAIMS.read_text())
+    assert CLAIMS.with_suffix(".md").read_text() == claims.page(found)
+    assert re.fullmatch("[0-9a-f]{12}", found["commit"])
+    for claim in found["claims"]:
+        assert ("value" in claim) is (claim["holds"] in ("yes", "no"))
 
 
 def points_of(path):

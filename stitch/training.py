@@ -3,7 +3,7 @@
 import copy
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torchvision.utils import save_image
 
 import models
+from models import variants
 from models.checkpoint import load_checkpoint
 from models.errors import InputError
 from models.training import augment, objectives
@@ -28,6 +29,8 @@ log = logging.getLogger("train")
 # Networks that others are trained on, in this order; each is finished before the others begin. Once
 # exported, they never change: networks trained on them would no longer fit.
 FOUNDATIONS = ("classifier", "first-stage")
+# What ``train`` has that is not a recipe's; ``interval`` becomes one's, see ``scripts.train``.
+OF_THE_COMMAND = ("minutes", "init", "interval", "denoisers", "snapshots")
 
 
 class Workshop:
@@ -51,6 +54,7 @@ class Workshop:
             )
         self._loggers: dict[str, Callable[[dict, int], None]] = {}
         self.compile = device.type == "cuda" if config.compile is None else config.compile
+        self.ages: list[int] = sorted(config.train.get("snapshots") or [])
 
     @functools.cached_property
     def data(self):
@@ -150,6 +154,8 @@ class Workshop:
         }
         if recipe.kind in ("denoiser", "preview"):
             facts["first_stage_sha256"] = recorded_sha256(self.foundation("first-stage"))
+        if recipe.kind == "denoiser" and recipe.get("start_from"):
+            facts["start_from_sha256"] = recorded_sha256(self.file(recipe.start_from))
         return facts
 
     def objective(self, recipe: DictConfig, network: nn.Module) -> nn.Module:
@@ -209,11 +215,36 @@ class Workshop:
     def export(self, training: Training) -> None:
         """Store the averaged weights in half precision, with a record of how they were made."""
         if distributed.is_main():
-            self._store(training)
+            self._store(training, training.recipe.name)
         distributed.barrier()
         training.exported = training.images
 
-    def _store(self, training: Training) -> None:
+    def end_of_turn(self, training: Training) -> int:
+        """How many images a training has seen when another one's turn comes."""
+        ahead = [age for age in self.ages if age > training.images]
+        return min([training.images + self.config.export_every, *ahead])
+
+    def keep_snapshots(self, training: Training) -> None:
+        """Store the averaged weights under their age if it is one of ``train.snapshots``.
+
+        Raises:
+            InputError: if one that was passed is missing.
+        """
+        for age in self.ages:
+            name = variants.aged(training.recipe.name, age)
+            if age > training.images or self.file(name).exists():
+                continue
+            if age <= training.images - training.recipe.batch_size:
+                raise InputError(
+                    f"train.snapshots: {age} images have passed, {training.recipe.name} has seen "
+                    f"{training.images}; leave {age} out, or train it anew with other folders "
+                    "(export=, runs=)"
+                )
+            if distributed.is_main():
+                self._store(training, name)
+            distributed.barrier()
+
+    def _store(self, training: Training, name: str) -> None:
         average, objective = training.average, training.objective
         if hasattr(objective, "finish"):
             average = copy.deepcopy(average)
@@ -233,10 +264,10 @@ class Workshop:
             "parts": training.parts,
             **self.config.zoo.get("provenance", {}),
         }
-        save_checkpoint(average, self.file(training.recipe.name), record)
+        save_checkpoint(average, self.file(name), record)
         if hasattr(average, "encode"):
             self._draw(average, training.path.with_name("reconstructions.png"))
-        log.info("%s: %d images, %s", training.recipe.name, training.images, results)
+        log.info("%s: %d images, %s", name, training.images, results)
 
     def _draw(self, stage: nn.Module, path: Path) -> None:
         """Draw sixteen test images and, below them, an autoencoder's reconstructions."""
@@ -254,7 +285,8 @@ def network_config(config: DictConfig, name: str) -> dict:
         "first-stage-ft": "first_stage",
         "preview": "preview",
     }
-    entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[name]
+    denoiser = variants.base(name)
+    entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[denoiser]
     sizes = OmegaConf.to_container(entry, resolve=True)
     return {key: value for key, value in sizes.items() if key != "file"}
 
@@ -291,25 +323,30 @@ def take_turns(
 ) -> None:
     """Train all until done, always the one that has seen the smallest share of its images.
 
-    A turn is ``export_every`` images and ends with an export, unless a signal ended it.
+    A turn is ``export_every`` images, or fewer up to a snapshot, and ends with an export, unless a
+    signal ended it.
     """
     for training in trainings:
+        workshop.keep_snapshots(training)
         if training.done and training.exported < training.images:
             workshop.export(training)  # killed between training and export
     while not stop() and not all(training.done for training in trainings):
         training = min(trainings, key=lambda t: t.images / t.recipe.images)
-        workshop.advance(training, training.images + workshop.config.export_every, stop)
+        workshop.advance(training, workshop.end_of_turn(training), stop)
         if not interrupted():
+            workshop.keep_snapshots(training)
             workshop.export(training)
 
 
-def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
-    """The chosen recipe, or all recipes of the zoo in order of dependence.
+def recipes(
+    config: DictConfig, device: torch.device, names: Sequence[str] | None = None
+) -> list[DictConfig]:
+    """The chosen recipe, or those of ``names``, or all of the zoo in order of dependence.
 
     Raises:
-        InputError: if the zoo has no recipes.
+        InputError: if the zoo has no recipes, or none of a name.
     """
-    given = {k: v for k, v in config.train.items() if v is not None and k != "minutes"}
+    given = {k: v for k, v in config.train.items() if v is not None and k not in OF_THE_COMMAND}
     if "kind" in given:
         chosen = [OmegaConf.create(given)]
     else:
@@ -318,8 +355,14 @@ def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
             known = ", ".join(sorted(path.name for path in (ROOT / "configs" / "train").iterdir()))
             raise InputError(f"zoo={config.zoo.name} has no training recipes; known: {known}")
         parts = ["classifier", "first-stage", config.zoo.first_stage.file, "preview"]
-        names = dict.fromkeys([*parts, *config.zoo.denoisers])
-        chosen = [OmegaConf.merge(OmegaConf.load(folder / f"{n}.yaml"), given) for n in names]
+        known = dict.fromkeys([*parts, *config.zoo.denoisers])
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            raise InputError(
+                f"zoo={config.zoo.name} has no recipe of {unknown[0]}; known: {', '.join(known)}"
+            )
+        files = [folder / f"{name}.yaml" for name in names or known]
+        chosen = [OmegaConf.merge(OmegaConf.load(file), given) for file in files]
     for recipe in chosen:
         on_gpu = recipe.pop("on_gpu", {})
         if device.type != "cpu":

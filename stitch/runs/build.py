@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import stitch
 from models.classes import Classes
 from models.errors import InputError
 from models.weights import CheckpointError
+from stitch import intervals
 from stitch.rules import Request, allocate
 from stitch.runs import devices, spacing
 from stitch.runs.batch_size import automatic
@@ -20,6 +22,8 @@ from stitch.runs.records import content_hash
 from stitch.runs.run import Run
 from stitch.runs.shards import ShardFolder
 from stitch.trajectory import check_fit
+
+log = logging.getLogger("sample")
 
 
 def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: bool = False) -> Run:
@@ -46,6 +50,11 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
     log_snr = sampler.schedule.log_snr(sampler.timesteps)
     walked = stitch.evaluations(allocation, guidance, log_snr)
     networks = list(dict.fromkeys(name for step in walked for name in step))
+    aligned = config.alignment == "log-snr"
+    for warning in intervals.outside(
+        zoo.specs, walked, sampler.schedule, sampler.timesteps, aligned
+    ):
+        log.warning("%s", warning)
     cache = _cache(config, zoo, walked)
     if not allocation.switches and "history" in chosen:
         chosen["history"] = "keep"  # no other denoiser's history to restart from

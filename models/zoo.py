@@ -157,8 +157,11 @@ class Zoo:
             )
         return self.files[key]
 
-    def weights_sha256(self, names: Iterable[str]) -> dict[str, str]:
+    def weights_sha256(self, names: Iterable[str], recorded: bool = False) -> dict[str, str]:
         """SHA-256 of the weights of ``names`` and of the decoder.
+
+        Args:
+            recorded: whether a file's record is enough, as of what is too large to be shipped.
 
         Raises:
             CheckpointError: if one is missing or differs from its provenance record.
@@ -167,7 +170,10 @@ class Zoo:
         networks = {name: name for name in names} | {self.file(self.decoder).name: self.decoder}
         for name in networks.values():
             if name not in self._sha256:
-                self._sha256[name] = recorded_sha256(self._existing(name))
+                path = self.file(name).path
+                record = provenance(path) if recorded and not path.exists() else None
+                found = record["sha256"] if record else recorded_sha256(self._existing(name))
+                self._sha256[name] = found
         return {key: self._sha256[name] for key, name in networks.items()}
 
     def macs(self, name: str) -> int:

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from eval.datasets import open_dataset
-from models.training.finetune import check_ages, tuned
+from models.training.finetune import tuned
 from samplers import NoiseSchedule
 from scripts.cli import command
 from stitch.intervals import intervals
@@ -37,6 +37,7 @@ def main(config: DictConfig) -> None:
     workshop = Workshop(
         config, device, lambda split: open_dataset(config.zoo.data, split, **config.data)
     )
+    workshop.snapshots.check(chosen)
     deadline = time.monotonic() + 60 * (config.train.minutes or float("inf"))
     with interrupt.interruptible() as signalled:
 
@@ -63,12 +64,10 @@ def choose(config: DictConfig, device: torch.device) -> list[DictConfig]:
         names = [*owned]
     elif settings.init is not None and names is None:
         names = [*config.zoo.get("default_denoisers", config.zoo.denoisers)]
-    chosen = [
+    return [
         tuned(recipe, settings.init, owned.get(recipe.name))
         for recipe in recipes(config, device, names)
     ]
-    check_ages(settings.snapshots or (), chosen)
-    return chosen
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from models.checkpoint import load_checkpoint
 from models.errors import InputError
 from models.training import augment, objectives
 from models.training.loop import FREE, Training, check_same
+from models.training.snapshots import Snapshots
 from models.weights import provenance, record_path, recorded_sha256, save_checkpoint
 from models.zoo import ROOT
 from samplers.objective import DenoiserObjective
-from stitch.runs import devices, distributed
+from stitch.runs import devices, distributed, matmul
 from stitch.runs.provenance import commit
 from stitch.runs.tracking import metrics_logger
 
@@ -54,7 +55,7 @@ class Workshop:
             )
         self._loggers: dict[str, Callable[[dict, int], None]] = {}
         self.compile = device.type == "cuda" if config.compile is None else config.compile
-        self.ages: list[int] = sorted(config.train.get("snapshots") or [])
+        self.snapshots = Snapshots(config.train.snapshots or (), self.file)
 
     @functools.cached_property
     def data(self):
@@ -115,9 +116,10 @@ class Workshop:
         if recipe.get("start_from"):
             load_checkpoint(network, self.file(recipe.start_from))
         identity = self.identity(recipe)
-        record = provenance(self.file(recipe.name))
+        file = self.file(recipe.name)
+        record = provenance(file) if file.exists() else None  # some records are shipped alone
         if record is not None:
-            check_same(identity, record, record_path(self.file(recipe.name)))
+            check_same(identity, record, record_path(file))
         objective = self.objective(recipe, network)
         forward = objective
         if distributed.world_size() > 1:
@@ -132,15 +134,16 @@ class Workshop:
             torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32),
             distributed.rank(),
             distributed.world_size(),
+            self.config.micro_batch,
         )
         training.resume()
         if record is not None and record["images_seen"] > training.images:
-            load_checkpoint(network, self.file(recipe.name))
+            load_checkpoint(network, file)
             training.go_on_from(record["images_seen"], record["parts"])
-            log.info("%s: resuming from %s", recipe.name, self.file(recipe.name))
+            log.info("%s: resuming from %s", recipe.name, file)
         training.exported = record["images_seen"] if record is not None else 0
         if training.exported and (recipe.kind in FOUNDATIONS or training.done):
-            log.info("%s is finished: %s", recipe.name, self.file(recipe.name))
+            log.info("%s is finished: %s", recipe.name, file)
         if self.compile:
             objective.compile(dynamic=False)
         return training
@@ -203,6 +206,11 @@ class Workshop:
         name = training.recipe.name
         if name not in self._loggers:
             self._loggers[name] = metrics_logger(self.config, training.recipe)
+        logs = until - training.images >= self.config.log_every * training.recipe.batch_size
+        peak = None
+        if logs and training.recipe.kind == "denoiser":
+            one = matmul.training_peak(training.network, self.dtype, self.device)
+            peak = distributed.world_size() * one
         training.run(
             until,
             stop,
@@ -210,6 +218,7 @@ class Workshop:
             part,
             self.config.checkpoint_seconds,
             self.config.log_every,
+            peak,
         )
 
     def export(self, training: Training) -> None:
@@ -219,30 +228,12 @@ class Workshop:
         distributed.barrier()
         training.exported = training.images
 
-    def end_of_turn(self, training: Training) -> int:
-        """How many images a training has seen when another one's turn comes."""
-        ahead = [age for age in self.ages if age > training.images]
-        return min([training.images + self.config.export_every, *ahead])
-
     def keep_snapshots(self, training: Training) -> None:
-        """Store the averaged weights under their age if it is one of ``train.snapshots``.
-
-        Raises:
-            InputError: if one that was passed is missing.
-        """
-        for age in self.ages:
-            name = variants.aged(training.recipe.name, age)
-            if age > training.images or self.file(name).exists():
-                continue
-            if age <= training.images - training.recipe.batch_size:
-                raise InputError(
-                    f"train.snapshots: {age} images have passed, {training.recipe.name} has seen "
-                    f"{training.images}; leave {age} out, or train it anew with other folders "
-                    "(export=, runs=)"
-                )
+        """Store the averaged weights under their age if it is one of ``train.snapshots``."""
+        for name in self.snapshots.due(training):
+            distributed.barrier()  # all have seen what is due
             if distributed.is_main():
                 self._store(training, name)
-            distributed.barrier()
 
     def _store(self, training: Training, name: str) -> None:
         average, objective = training.average, training.objective
@@ -332,7 +323,8 @@ def take_turns(
             workshop.export(training)  # killed between training and export
     while not stop() and not all(training.done for training in trainings):
         training = min(trainings, key=lambda t: t.images / t.recipe.images)
-        workshop.advance(training, workshop.end_of_turn(training), stop)
+        end = training.images + workshop.config.export_every
+        workshop.advance(training, workshop.snapshots.stop(training.images, end), stop)
         if not interrupted():
             workshop.keep_snapshots(training)
             workshop.export(training)

@@ -265,7 +265,7 @@ def grid(drawing: Drawing) -> None:
             labels = [
                 f"{label}:  {text}" for label, text in zip(labels, _beside(drawing), strict=True)
             ]
-        y = f"share of {drawing.names['small']}"
+        y = f"share of {drawing.names['small']}" if "{fraction}" in template else ""
     plots.image_grid(
         drawing.path, rows, labels, drawing.text(figure["title"], first), y, drawing.caption,
         columns,

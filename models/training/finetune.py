@@ -1,6 +1,4 @@
-"""Recipes of a denoiser's other weights: fine-tuned ones, and younger ones."""
-
-from collections.abc import Sequence
+"""Recipes of fine-tuned denoisers."""
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,22 +34,3 @@ def tuned(
     if init is not None:
         changes["start_from"] = recipe.name if init == "checkpoint" else init
     return OmegaConf.merge(recipe, changes)
-
-
-def check_ages(ages: Sequence[int], recipes: Sequence[DictConfig]) -> None:
-    """Refuse ``train.snapshots`` that no training of ``recipes`` reaches.
-
-    Raises:
-        InputError: naming the first such age, or a network that is not a denoiser.
-    """
-    for recipe in recipes if ages else ():
-        if recipe.kind != "denoiser":
-            raise InputError(
-                f"train.snapshots={list(ages)} are of denoisers; {recipe.name} is a {recipe.kind}: "
-                "choose a denoiser with train=ZOO/NAME"
-            )
-        if max(ages) > recipe.images:
-            raise InputError(
-                f"train.snapshots: {max(ages)} images are beyond the end of the training of "
-                f"{recipe.name}, train.images={recipe.images}"
-            )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from eval.paper.claims import Data, judged
+from eval.paper import training_claims
+from eval.paper.claims import CLAIMS, Data, judged
 from eval.paper.evidence import figures_folder
 from eval.paper.points import Planner
 from scripts.cli import command, compose, overrides
@@ -22,7 +23,7 @@ def main(config: DictConfig) -> None:
     planner = Planner(config, compose, overrides())
     path = Path(config.claims or figures_folder(config, planner) / "claims.md")
     refuse_unclean("claims", path)
-    text = judged(Data(config, planner))
+    text = judged(Data(config, planner), [*CLAIMS, *training_claims.CLAIMS])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     log.info("%s", text)

@@ -3,7 +3,7 @@
 What was not measured is said to be, with the command that measures it; nothing is guessed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,9 +20,9 @@ HEADER = ("claim", "paper", "ours", "holds")
 LARGE, EARLY, SMALL = 0.0, 0.4, 1.0  # shares of the small denoiser
 
 
-def judged(data: "Data") -> str:
-    """All claims and whether they hold, as a Markdown page."""
-    rows = [judge(claim, data) for claim in CLAIMS]
+def judged(data: "Data", claims: Sequence["Claim"]) -> str:
+    """Claims and whether they hold, as a Markdown page."""
+    rows = [judge(claim, data) for claim in claims]
     return f"{about(data.planner)}\n\n{markdown(HEADER, rows)}\n"
 
 

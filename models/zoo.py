@@ -147,8 +147,9 @@ class Zoo:
 
     def file(self, name: str) -> PublishedFile:
         """The file with the weights of ``name``; that of a shipped zoo has no URL."""
-        key = self._entry(name).get("file", name) if name == variants.base(name) else name
-        if not self.files or name != variants.base(name):
+        trained_here = name != variants.base(name)
+        key = name if trained_here else self._entry(name).get("file", name)
+        if trained_here or not self.files:
             path = ROOT / self.card.checkpoints / f"{key}.safetensors"
             return PublishedFile(key, path.absolute(), ())  # a link keeps its own name
         if key not in self.files:

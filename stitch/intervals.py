@@ -3,12 +3,15 @@
 Fine-tuning a denoiser on its own part of the trajectory is the paper's sec. A.12.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from models.errors import InputError
 from samplers.schedule import NoiseSchedule
 from stitch.alignment import views
 from stitch.allocation import Allocation
+
+log = logging.getLogger("sample")
 
 PREFIX = "allocation:"
 
@@ -62,14 +65,14 @@ def intervals(
         raise InputError(f"train.interval={setting}: {error}") from error
 
 
-def outside(
+def warn_outside(
     specs: Mapping,
     evaluations: Sequence[tuple[str, ...]],
     schedule: NoiseSchedule,
     timesteps: Sequence[float],
     aligned: bool = True,
-) -> list[str]:
-    """A sentence for every denoiser that is called at timesteps it was not fine-tuned on.
+) -> None:
+    """Warn of every denoiser that is called at timesteps it was not fine-tuned on.
 
     Args:
         specs: name -> spec, with its ``interval``.
@@ -77,7 +80,6 @@ def outside(
         schedule, timesteps: the sampler's.
         aligned: see ``stitch.alignment.views``.
     """
-    found = []
     for name in dict.fromkeys(name for step in evaluations for name in step):
         if specs[name].interval is None:
             continue
@@ -90,9 +92,8 @@ def outside(
         ]
         strange = [t for t in times if not low <= t < high]
         if strange:
-            found.append(
-                f"{name} was fine-tuned on the timesteps {low} to {high - 1} only; "
-                f"{len(strange)} of its {len(times)} steps are outside, at {max(strange):g} to "
-                f"{min(strange):g}"
-            )
-    return found
+            log.warning(
+                "%s was fine-tuned on the timesteps %d to %d only; %d of its %d steps are outside, "
+                "at %g to %g",
+                name, low, high - 1, len(strange), len(times), max(strange), min(strange),
+            )  # fmt: skip

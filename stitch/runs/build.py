@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 from pathlib import Path
 
 import torch
@@ -22,8 +21,6 @@ from stitch.runs.records import content_hash
 from stitch.runs.run import Run
 from stitch.runs.shards import ShardFolder
 from stitch.trajectory import check_fit
-
-log = logging.getLogger("sample")
 
 
 def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: bool = False) -> Run:
@@ -51,10 +48,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
     walked = stitch.evaluations(allocation, guidance, log_snr)
     networks = list(dict.fromkeys(name for step in walked for name in step))
     aligned = config.alignment == "log-snr"
-    for warning in intervals.outside(
-        zoo.specs, walked, sampler.schedule, sampler.timesteps, aligned
-    ):
-        log.warning("%s", warning)
+    intervals.warn_outside(zoo.specs, walked, sampler.schedule, sampler.timesteps, aligned)
     cache = _cache(config, zoo, walked)
     if not allocation.switches and "history" in chosen:
         chosen["history"] = "keep"  # no other denoiser's history to restart from

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from eval.datasets import open_dataset
+from models.errors import InputError
 from models.training.finetune import tuned
 from samplers import NoiseSchedule
 from scripts.cli import command
@@ -57,6 +58,11 @@ def choose(config: DictConfig, device: torch.device) -> list[DictConfig]:
     settings = config.train
     names, owned = settings.denoisers, {}
     if "name" in settings:
+        if names is not None:
+            raise InputError(
+                f"train.denoisers=[{', '.join(names)}] are of the zoo, train=ZOO/{settings.name} "
+                "is one network: leave one out"
+            )
         names = [settings.name]
     if settings.interval is not None:
         timesteps = NoiseSchedule.create(config.zoo.schedule).num_timesteps

@@ -105,13 +105,13 @@ def test_what_was_tuned_goes_on_and_another_recipe_is_refused(data, tuned):
     assert "recipe.start_from is DiT-B there and None here" in line
 
 
-def a_run(folder, allocation, steps=10):
-    """The run of a config, and the warnings of its making."""
+def a_run(folder, allocation, steps=10, planning=False):
+    """A run with the weights of a folder."""
     config = commands.compose(
         "sample", *SIZES, f"zoo.checkpoints={folder}", f"runs={folder}", "allocation=runs",
         f"allocation.runs={allocation}", f"sampler.steps={steps}", "num_images=1",
     )  # fmt: skip
-    return build.create(config, build.load_zoo(config, "cpu"))
+    return build.create(config, build.load_zoo(config, "cpu"), planning)
 
 
 def test_a_zoo_knows_what_lies_in_its_folder_by_name(tuned):
@@ -145,6 +145,18 @@ def test_a_variant_that_was_not_trained_is_named_with_its_file(tuned):
         a_run(tuned, "DiT-B@all*10")
     with pytest.raises(models.InputError, match="unknown denoiser DiT-L@all; known: DiT-S, DiT-B"):
         a_run(tuned, "DiT-L@all*10")
+
+
+def test_a_record_without_its_weights_is_enough_to_find_what_was_made_with_them(tuned, tmp_path):
+    shutil.copytree(tuned, tmp_path, dirs_exist_ok=True)
+    allocation = "DiT-S*8+DiT-XL@0-199*2"
+    made = a_run(tmp_path, allocation)
+    (tmp_path / "DiT-XL@0-199.safetensors").unlink()
+    # Another folder is another zoo, which has not read the weights yet.
+    (tmp_path / "copy").symlink_to(tmp_path)
+    assert a_run(tmp_path / "copy", allocation, planning=True).id == made.id
+    with pytest.raises(CheckpointError, match="DiT-XL@0-199 are missing"):
+        a_run(tmp_path / "copy", allocation)
 
 
 def test_a_snapshot_is_the_average_of_that_age(data, trained, tmp_path):
@@ -202,6 +214,10 @@ def test_what_cannot_be_trained_is_refused_before_the_data_are_opened(overrides,
         (
             ["train=fashion/preview", "train.snapshots=[5]"],
             "are of denoisers; preview is a preview",
+        ),
+        (
+            ["train=fashion/DiT-S", "train.denoisers=[DiT-B]"],
+            "train.denoisers=[DiT-B] are of the zoo, train=ZOO/DiT-S is one network: leave one out",
         ),
         (["train.denoisers=[DiT-L]"], "zoo=fashion has no recipe of DiT-L; known: classifier"),
         (

@@ -5,10 +5,11 @@ import logging
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-import models
 from models import CheckpointError
+from models.errors import InputError
 from stitch.runs import build
 from tests import commands
 from tests.idx import write_stripes
@@ -16,6 +17,7 @@ from tests.idx import write_stripes
 SIZES = [
     "zoo=fashion",
     "zoo.first_stage.block_out_channels=[8,8,8]",
+    "zoo.first_stage.file=first-stage",
     *(f"zoo.denoisers.{name}.width=12" for name in ("DiT-S", "DiT-B", "DiT-XL")),
     *(f"zoo.denoisers.{name}.depth=1" for name in ("DiT-S", "DiT-B")),
     "zoo.denoisers.DiT-XL.depth=2",
@@ -111,7 +113,7 @@ def a_run(folder, allocation, steps=10, planning=False):
         "sample", *SIZES, f"zoo.checkpoints={folder}", f"runs={folder}", "allocation=runs",
         f"allocation.runs={allocation}", f"sampler.steps={steps}", "num_images=1",
     )  # fmt: skip
-    return build.create(config, build.load_zoo(config, "cpu"), planning)
+    return build.create(config, build.load_zoo(config, torch.device("cpu")), planning)
 
 
 def test_a_zoo_knows_what_lies_in_its_folder_by_name(tuned):
@@ -143,7 +145,7 @@ def test_a_run_warns_of_a_denoiser_outside_its_interval_only(steps, tuned, caplo
 def test_a_variant_that_was_not_trained_is_named_with_its_file(tuned):
     with pytest.raises(CheckpointError, match="DiT-B@all are missing: .*DiT-B@all.safetensors"):
         a_run(tuned, "DiT-B@all*10")
-    with pytest.raises(models.InputError, match="unknown denoiser DiT-L@all; known: DiT-S, DiT-B"):
+    with pytest.raises(InputError, match="unknown denoiser DiT-L@all; known: DiT-S, DiT-B"):
         a_run(tuned, "DiT-L@all*10")
 
 
@@ -154,9 +156,10 @@ def test_a_record_without_its_weights_is_enough_to_find_what_was_made_with_them(
     (tmp_path / "DiT-XL@0-199.safetensors").unlink()
     # Another folder is another zoo, which has not read the weights yet.
     (tmp_path / "copy").symlink_to(tmp_path)
-    assert a_run(tmp_path / "copy", allocation, planning=True).id == made.id
+    planned = a_run(tmp_path / "copy", allocation, planning=True)
+    assert planned.id == made.id
     with pytest.raises(CheckpointError, match="DiT-XL@0-199 are missing"):
-        a_run(tmp_path / "copy", allocation)
+        planned.images(range(1))
 
 
 def test_a_snapshot_is_the_average_of_that_age(data, trained, tmp_path):

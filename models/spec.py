@@ -27,6 +27,7 @@ class DenoiserSpec:
             ``embed_labels(y)`` returns them; else None.
         latent_space: name of the first stage whose latents it was trained on, its scale included
             (``sd-vae``: scaled by 0.18215); None for a zoo with a first stage of its own.
+        interval: the timesteps [low, high) that it was fine-tuned on; None: all.
         cacheable: True if it also has ``evaluate`` and ``reuse``, as ``models.dit.DiT`` has, by
             which a cache spares most of the network at some steps.
     """
@@ -41,6 +42,7 @@ class DenoiserSpec:
     timestep_offset: float = 0.0
     label_width: int | None = None
     latent_space: str | None = None
+    interval: tuple[int, int] | None = None
     cacheable: bool = False
 
 

@@ -1,5 +1,7 @@
 """Zoos: denoisers that share data, latent space and first stage, ordered by cost."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from models import variants
 from models.checkpoint import load_checkpoint
 from models.classes import Classes
 from models.cost import macs, reuse_macs
@@ -81,7 +84,8 @@ class Zoo:
         decoder: what decodes latents, the card's ``first-stage`` or its faster ``preview``.
 
     Attributes:
-        denoisers: mapping name -> denoiser; those of one family are ordered by cost.
+        denoisers: mapping name -> denoiser: those of the card, families ordered by cost, then other
+            weights of these in the zoo's folder (see ``models.variants``).
         default_denoisers: the names that an allocation uses by default, ordered by cost.
         specs: mapping name -> spec of the denoiser, known from the card alone.
         first_stage: images <-> latents, the network that ``decoder`` names.
@@ -121,11 +125,10 @@ class Zoo:
             for key, entry in card.get("files", {}).items()
         }
         self.default_denoisers: list[str] = list(card.get("default_denoisers", card.denoisers))
-        self.specs: dict[str, DenoiserSpec] = {
-            name: self.skeleton(name).spec for name in card.denoisers
-        }
+        names = [*card.denoisers, *self._variants()]
+        self.specs: Mapping[str, DenoiserSpec] = Lazy(names, functools.cache(self._spec))
         self._check()
-        self.denoisers = Lazy(list(card.denoisers), self._load_denoiser)
+        self.denoisers: Mapping[str, nn.Module] = Lazy(names, self._load_denoiser)
         self._networks: dict[str, nn.Module] = {}
         self._macs: dict[tuple[str, Callable], int] = {}
         self._sha256: dict[str, str] = {}
@@ -144,8 +147,9 @@ class Zoo:
 
     def file(self, name: str) -> PublishedFile:
         """The file with the weights of ``name``; that of a shipped zoo has no URL."""
-        key = self._entry(name).get("file", name)
-        if not self.files:
+        trained_here = name != variants.base(name)
+        key = name if trained_here else self._entry(name).get("file", name)
+        if trained_here or not self.files:
             path = ROOT / self.card.checkpoints / f"{key}.safetensors"
             return PublishedFile(key, path.absolute(), ())  # a link keeps its own name
         if key not in self.files:
@@ -154,8 +158,11 @@ class Zoo:
             )
         return self.files[key]
 
-    def weights_sha256(self, names: Iterable[str]) -> dict[str, str]:
+    def weights_sha256(self, names: Iterable[str], recorded: bool = False) -> dict[str, str]:
         """SHA-256 of the weights of ``names`` and of the decoder.
+
+        Args:
+            recorded: whether a file's record is enough, as of what is too large to be shipped.
 
         Raises:
             CheckpointError: if one is missing or differs from its provenance record.
@@ -164,7 +171,10 @@ class Zoo:
         networks = {name: name for name in names} | {self.file(self.decoder).name: self.decoder}
         for name in networks.values():
             if name not in self._sha256:
-                self._sha256[name] = recorded_sha256(self._existing(name))
+                path = self.file(name).path
+                record = provenance(path) if recorded and not path.exists() else None
+                found = record["sha256"] if record else recorded_sha256(self._existing(name))
+                self._sha256[name] = found
         return {key: self._sha256[name] for key, name in networks.items()}
 
     def macs(self, name: str) -> int:
@@ -214,9 +224,18 @@ class Zoo:
                         f"{cards}; correct the card or remove {name} from it"
                     )
 
+    def _variants(self) -> list[str]:
+        """Names of other weights of the card's denoisers that are in the folder."""
+        files = (ROOT / self.card.checkpoints).glob(f"*{variants.SIGN}*.safetensors")
+        names = sorted(file.stem for file in files)
+        return [name for name in names if variants.base(name) in self.card.denoisers]
+
+    def _spec(self, name: str) -> DenoiserSpec:
+        return dataclasses.replace(self.skeleton(name).spec, interval=variants.interval(name))
+
     def _entry(self, name: str) -> DictConfig:
-        if name in self.card.denoisers:
-            return self.card.denoisers[name]
+        if variants.base(name) in self.card.denoisers:
+            return self.card.denoisers[variants.base(name)]
         return self.card[name.replace("-", "_")]
 
     def _sizes(self, name: str) -> dict:
@@ -230,6 +249,11 @@ class Zoo:
             raise CheckpointError(
                 f"the weights of {name} are missing; {file.how_to_get(self.name)}"
             )
+        if name != variants.base(name) and not file.path.exists():
+            raise CheckpointError(
+                f"the weights of {name} are missing: {file.path} does not exist; train them "
+                "(docs/training.md has the command)"
+            )
         # A download is recorded when it is checked; a file placed by hand has no record.
         if file.sha256 and provenance(file.path) is None and file.state() != "present":
             raise CheckpointError(
@@ -239,8 +263,8 @@ class Zoo:
         return file.path
 
     def _load_denoiser(self, name: str) -> nn.Module:
-        if name not in self.card.denoisers:
-            known = ", ".join(self.card.denoisers)
+        if name not in self.denoisers:
+            known = ", ".join(self.denoisers)
             raise InputError(f"zoo {self.name} has no denoiser {name!r}; known: {known}")
         return self._load(name, self.dtype, self.quantisation)
 
@@ -252,7 +276,7 @@ class Zoo:
             load_checkpoint(network, path, self.file(name).ema, self.device)
             network = network.to(self.device, dtype).eval().requires_grad_(False)
             # Convolutions are faster this way, except in a CPU's first stage with its large maps.
-            if name in self.card.denoisers or self.device.type == "cuda":
+            if name in self.denoisers or self.device.type == "cuda":
                 network = network.to(memory_format=torch.channels_last)
             if quantisation is not None:
                 quantise(network, quantisation)
@@ -272,16 +296,19 @@ class _Undrawn(TorchFunctionMode):
 
 
 class Lazy(Mapping):
-    """A read-only mapping whose values a function loads."""
+    """A read-only mapping of denoisers whose values a function loads.
+
+    It also has variants whose weights are not there, which a plan may name.
+    """
 
     def __init__(self, names: list[str], load):
         self._names, self._load = names, load
 
-    def __getitem__(self, name: str) -> nn.Module:
+    def __getitem__(self, name: str):
         return self._load(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._names or variants.base(name) in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from eval.paper import training_claims
 from eval.paper.claims import CLAIMS, judged, page
 from eval.paper.evidence import figures_folder
 from eval.paper.measured import Data
@@ -24,7 +25,7 @@ def main(config: DictConfig) -> None:
     planner = Planner(config, compose, overrides())
     path = Path(config.claims or figures_folder(config, planner) / "claims.md")
     refuse_unclean("claims", path)
-    found = judged(Data(config, planner), CLAIMS)
+    found = judged(Data(config, planner), [*CLAIMS, *training_claims.CLAIMS])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     path.write_text(page(found))

@@ -15,7 +15,11 @@ import torch
 from omegaconf import DictConfig
 
 from eval.datasets import open_dataset
+from models.errors import InputError
+from models.training.finetune import tuned
+from samplers import NoiseSchedule
 from scripts.cli import command
+from stitch.intervals import intervals
 from stitch.runs import devices, distributed, interrupt
 from stitch.runs.tracking import check_tracking
 from stitch.text_training import TextWorkshop
@@ -31,11 +35,12 @@ def main(config: DictConfig) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = devices.start(config.device)
-    chosen = recipes(config, device)
+    chosen = choose(config, device)
     kind = TextWorkshop if config.train.get("pipeline") else Workshop
     workshop = kind(
         config, device, lambda split: open_dataset(config.zoo.data, split, **config.data)
     )
+    workshop.snapshots.check(chosen)
     deadline = time.monotonic() + 60 * (config.train.minutes or float("inf"))
     with interrupt.interruptible() as signalled:
 
@@ -48,6 +53,29 @@ def main(config: DictConfig) -> None:
         train(workshop, chosen, stop, interrupted)
         if time.monotonic() > deadline:
             log.info("train.minutes=%g are over; the same command resumes", config.train.minutes)
+
+
+def choose(config: DictConfig, device: torch.device) -> list[DictConfig]:
+    """The recipes of this command: those of networks, or of what is fine-tuned from them."""
+    settings = config.train
+    names, owned = settings.denoisers, {}
+    if "name" in settings:
+        if names is not None:
+            raise InputError(
+                f"train.denoisers=[{', '.join(names)}] are of the zoo, train=ZOO/{settings.name} "
+                "is one network: leave one out"
+            )
+        names = [settings.name]
+    if settings.interval is not None:
+        timesteps = NoiseSchedule.create(config.zoo.schedule).num_timesteps
+        owned = intervals(settings.interval, names, timesteps)
+        names = [*owned]
+    elif settings.init is not None and names is None:
+        names = [*config.zoo.get("default_denoisers", config.zoo.denoisers)]
+    return [
+        tuned(recipe, settings.init, owned.get(recipe.name))
+        for recipe in recipes(config, device, names)
+    ]
 
 
 if __name__ == "__main__":

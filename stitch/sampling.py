@@ -14,7 +14,8 @@ from samplers.guidance import Guidance
 from samplers.noise import check_index, check_seed, initial_noise, random_embedding, step_noise
 from samplers.sampler import Denoise
 from stitch.allocation import Allocation
-from stitch.trajectory import Trajectory, Wrapper
+from stitch.intervals import warn_outside
+from stitch.trajectory import Trajectory, Wrapper, evaluations
 from stitch.transfer import Arriving, onto
 
 ALIGNMENTS = ("log-snr", "timestep")
@@ -81,6 +82,10 @@ def sample(
         callback,
         wrappers,
     )
+    # Here, where it is known that all fit.
+    times = sampler.timesteps
+    called = evaluations(allocation, guidance, sampler.schedule.log_snr(times))
+    warn_outside(zoo.specs, called, sampler.schedule, times, alignment == "log-snr")
     return decoded(zoo, latents).cpu().numpy()
 
 

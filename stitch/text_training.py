@@ -131,9 +131,9 @@ class TextWorkshop(Workshop):
             states = encoder(text.tokens(tokenizer, captions.CAPTIONS)).last_hidden_state
         return states.to(self.device)
 
-    def _write(self, recipe: DictConfig, average: nn.Module, record: dict) -> None:
+    def _write(self, recipe: DictConfig, name: str, average: nn.Module, record: dict) -> None:
         """Store the library's own network with its sizes, and the rest of the pipeline."""
-        file = self.file(recipe.name)
+        file = self.file(name)
         save_checkpoint(average.inner, file, record)
         text.save_config(average.inner, file.parent)
         if recipe.kind == "text-encoder":

@@ -3,7 +3,7 @@
 import copy
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,14 +12,16 @@ from torch import nn
 from torchvision.utils import save_image
 
 import models
+from models import variants
 from models.checkpoint import load_checkpoint
 from models.errors import InputError
 from models.training import augment, objectives
 from models.training.loop import FREE, Training, check_same
+from models.training.snapshots import Snapshots
 from models.weights import provenance, record_path, recorded_sha256, save_checkpoint
 from models.zoo import ROOT
 from samplers.objective import DenoiserObjective
-from stitch.runs import devices, distributed
+from stitch.runs import devices, distributed, matmul
 from stitch.runs.provenance import commit
 from stitch.runs.tracking import metrics_logger
 
@@ -28,6 +30,8 @@ log = logging.getLogger("train")
 # Networks that others are trained on, in this order; each is finished before the others begin. Once
 # exported, they never change: networks trained on them would no longer fit.
 FOUNDATIONS = ("classifier", "first-stage", "text-encoder")
+# What ``train`` has that is not a recipe's; ``interval`` becomes one's, see ``scripts.train``.
+OF_THE_COMMAND = ("minutes", "init", "interval", "denoisers", "snapshots")
 
 
 class Workshop:
@@ -51,6 +55,7 @@ class Workshop:
             )
         self._loggers: dict[str, Callable[[dict, int], None]] = {}
         self.compile = device.type == "cuda" if config.compile is None else config.compile
+        self.snapshots = Snapshots(config.train.snapshots or (), self.file)
 
     @functools.cached_property
     def data(self):
@@ -111,9 +116,10 @@ class Workshop:
         if recipe.get("start_from"):
             load_checkpoint(network, self.file(recipe.start_from))
         identity = self.identity(recipe)
-        record = provenance(self.file(recipe.name))
+        file = self.file(recipe.name)
+        record = provenance(file) if file.exists() else None  # some records are shipped alone
         if record is not None:
-            check_same(identity, record, record_path(self.file(recipe.name)))
+            check_same(identity, record, record_path(file))
         objective = self.objective(recipe, network)
         forward = objective
         if distributed.world_size() > 1:
@@ -128,15 +134,16 @@ class Workshop:
             torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32),
             distributed.rank(),
             distributed.world_size(),
+            self.config.micro_batch,
         )
         training.resume()
         if record is not None and record["images_seen"] > training.images:
-            load_checkpoint(network, self.file(recipe.name))
+            load_checkpoint(network, file)
             training.go_on_from(record["images_seen"], record["parts"])
-            log.info("%s: resuming from %s", recipe.name, self.file(recipe.name))
+            log.info("%s: resuming from %s", recipe.name, file)
         training.exported = record["images_seen"] if record is not None else 0
         if training.exported and (recipe.kind in FOUNDATIONS or training.done):
-            log.info("%s is finished: %s", recipe.name, self.file(recipe.name))
+            log.info("%s is finished: %s", recipe.name, file)
         if self.compile:
             objective.compile(dynamic=False)
         return training
@@ -154,6 +161,8 @@ class Workshop:
         }
         if recipe.kind in ("denoiser", "preview"):
             facts["first_stage_sha256"] = recorded_sha256(self.foundation("first-stage"))
+        if recipe.kind == "denoiser" and recipe.get("start_from"):
+            facts["start_from_sha256"] = recorded_sha256(self.file(recipe.start_from))
         return facts
 
     def objective(self, recipe: DictConfig, network: nn.Module) -> nn.Module:
@@ -201,6 +210,11 @@ class Workshop:
         name = training.recipe.name
         if name not in self._loggers:
             self._loggers[name] = metrics_logger(self.config, training.recipe)
+        logs = until - training.images >= self.config.log_every * training.recipe.batch_size
+        peak = None
+        if logs and training.recipe.kind == "denoiser":
+            one = matmul.training_peak(training.network, self.dtype, self.device)
+            peak = distributed.world_size() * one
         training.run(
             until,
             stop,
@@ -208,16 +222,24 @@ class Workshop:
             part,
             self.config.checkpoint_seconds,
             self.config.log_every,
+            peak,
         )
 
     def export(self, training: Training) -> None:
         """Store the averaged weights in half precision, with a record of how they were made."""
         if distributed.is_main():
-            self._store(training)
+            self._store(training, training.recipe.name)
         distributed.barrier()
         training.exported = training.images
 
-    def _store(self, training: Training) -> None:
+    def keep_snapshots(self, training: Training) -> None:
+        """Store the averaged weights under their age if it is one of ``train.snapshots``."""
+        for name in self.snapshots.due(training):
+            distributed.barrier()  # all have seen what is due
+            if distributed.is_main():
+                self._store(training, name)
+
+    def _store(self, training: Training, name: str) -> None:
         average, objective = training.average, training.objective
         if hasattr(objective, "finish"):
             average = copy.deepcopy(average)
@@ -232,10 +254,10 @@ class Workshop:
             "parts": training.parts,
             **self.config.zoo.get("provenance", {}),
         }
-        self._write(training.recipe, average, record)
+        self._write(training.recipe, name, average, record)
         if hasattr(average, "encode"):
             self._draw(average, training.path.with_name("reconstructions.png"))
-        log.info("%s: %d images, %s", training.recipe.name, training.images, results)
+        log.info("%s: %d images, %s", name, training.images, results)
 
     def _test(self, recipe: DictConfig, average: nn.Module):
         """What an objective's ``evaluate`` compares with: the test split."""
@@ -243,8 +265,8 @@ class Workshop:
             return self._denoiser_objective(recipe, average, self.test_latents, self.test.labels)
         return self.test
 
-    def _write(self, recipe: DictConfig, average: nn.Module, record: dict) -> None:
-        save_checkpoint(average, self.file(recipe.name), record)
+    def _write(self, recipe: DictConfig, name: str, average: nn.Module, record: dict) -> None:
+        save_checkpoint(average, self.file(name), record)
 
     def _draw(self, stage: nn.Module, path: Path) -> None:
         """Draw sixteen test images and, below them, an autoencoder's reconstructions."""
@@ -262,7 +284,8 @@ def network_config(config: DictConfig, name: str) -> dict:
         "first-stage-ft": "first_stage",
         "preview": "preview",
     }
-    entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[name]
+    denoiser = variants.base(name)
+    entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[denoiser]
     sizes = OmegaConf.to_container(entry, resolve=True)
     return {key: value for key, value in sizes.items() if key != "file"}
 
@@ -299,25 +322,31 @@ def take_turns(
 ) -> None:
     """Train all until done, always the one that has seen the smallest share of its images.
 
-    A turn is ``export_every`` images and ends with an export, unless a signal ended it.
+    A turn is ``export_every`` images, or fewer up to a snapshot, and ends with an export, unless a
+    signal ended it.
     """
     for training in trainings:
+        workshop.keep_snapshots(training)
         if training.done and training.exported < training.images:
             workshop.export(training)  # killed between training and export
     while not stop() and not all(training.done for training in trainings):
         training = min(trainings, key=lambda t: t.images / t.recipe.images)
-        workshop.advance(training, training.images + workshop.config.export_every, stop)
+        end = training.images + workshop.config.export_every
+        workshop.advance(training, workshop.snapshots.stop(training.images, end), stop)
         if not interrupted():
+            workshop.keep_snapshots(training)
             workshop.export(training)
 
 
-def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
-    """The chosen recipe, or all recipes of the zoo in order of dependence.
+def recipes(
+    config: DictConfig, device: torch.device, names: Sequence[str] | None = None
+) -> list[DictConfig]:
+    """The chosen recipe, or those of ``names``, or all of the zoo in order of dependence.
 
     Raises:
-        InputError: if the zoo has no recipes.
+        InputError: if the zoo has no recipes, or none of a name.
     """
-    given = {k: v for k, v in config.train.items() if v is not None and k != "minutes"}
+    given = {k: v for k, v in config.train.items() if v is not None and k not in OF_THE_COMMAND}
     if "kind" in given:
         chosen = [OmegaConf.create(given)]
     else:
@@ -326,8 +355,14 @@ def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
             known = ", ".join(sorted(path.name for path in (ROOT / "configs" / "train").iterdir()))
             raise InputError(f"zoo={config.zoo.name} has no training recipes; known: {known}")
         parts = ["classifier", "first-stage", config.zoo.first_stage.file, "preview"]
-        names = dict.fromkeys([*parts, *config.zoo.denoisers])
-        chosen = [OmegaConf.merge(OmegaConf.load(folder / f"{n}.yaml"), given) for n in names]
+        known = dict.fromkeys([*parts, *config.zoo.denoisers])
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            raise InputError(
+                f"zoo={config.zoo.name} has no recipe of {unknown[0]}; known: {', '.join(known)}"
+            )
+        files = [folder / f"{name}.yaml" for name in names or known]
+        chosen = [OmegaConf.merge(OmegaConf.load(file), given) for file in files]
     for recipe in chosen:
         on_gpu = recipe.pop("on_gpu", {})
         if device.type != "cpu":

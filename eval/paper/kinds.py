@@ -278,13 +278,13 @@ def grid(drawing: Drawing) -> None:
     else:
         rows = [images for images, _ in found]
         columns = [first.run.zoo.classes.name(label) for label in found[0][1]]
-        template = figure["series"][0]["label"]
-        labels = [drawing.text(template, point) for point in drawing.points]
+        templates = [series["label"] for series in figure["series"]]
+        labels = [drawing.text(templates[point.series], point) for point in drawing.points]
         if "beside" in figure:
             labels = [
                 f"{label}:  {text}" for label, text in zip(labels, _beside(drawing), strict=True)
             ]
-        y = f"share of {drawing.names['small']}"
+        y = f"share of {drawing.names['small']}" if "{fraction}" in templates[0] else ""
     plots.image_grid(
         drawing.path, rows, labels, drawing.text(figure["title"], first), y, drawing.caption,
         columns, figure.get("cell", 0.5),

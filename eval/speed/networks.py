@@ -12,7 +12,7 @@ from eval.speed import operators, timing
 from eval.speed.variants import chosen, denoiser_variant, example
 from models.quantise import QUANTISATIONS
 from samplers import Guidance
-from stitch.runs import build, devices
+from stitch.runs import build, devices, matmul
 from stitch.sampling import sample_latents
 
 
@@ -29,8 +29,8 @@ def network(config: DictConfig, device: torch.device) -> list[dict]:
     def rates() -> dict[str, float]:
         types = {precision: devices.dtype(precision, device) for precision in precisions}
         return {
-            precision: timing.sustained_rate(
-                timing.products(dtype, device), config.repetitions, device
+            precision: matmul.sustained_rate(
+                matmul.products(dtype, device), config.repetitions, device
             )
             for precision, dtype in types.items()
         }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from eval.speed.timing import synchronise
+from stitch.runs.matmul import synchronise
 
 LISTED = 12
 

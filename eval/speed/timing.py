@@ -4,16 +4,15 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
-from torch.nn.functional import linear
 from tqdm import tqdm
 
 from models.errors import InputError
 from stitch.runs import devices, provenance
+from stitch.runs.matmul import synchronise, timed
 
-SUSTAINED = 0.1  # seconds for which a rate has to be held
 WOBBLE = 0.1  # spread from which times are not to be relied on
 BUSY = 0.5  # load average, beside what is measured, from which times are not to be relied on
 
@@ -38,21 +37,6 @@ def in_turn(
             if repetition >= 0:
                 seconds[name].append(taken)
     return seconds
-
-
-def timed(task: Callable[[], object], device: torch.device) -> tuple[object, float]:
-    """What ``task`` returns, and the seconds until the device has finished it."""
-    synchronise(device)
-    started = time.perf_counter()
-    result = task()
-    synchronise(device)
-    return result, time.perf_counter() - started
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has finished."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 class Stopwatch:
@@ -94,36 +78,6 @@ def summary(seconds: list[float]) -> dict[str, float]:
         "fastest_ms": 1000 * min(seconds),
         "spread": (max(seconds) - min(seconds)) / median,
     }
-
-
-def products(dtype: torch.dtype, device: torch.device) -> list[tuple[Callable[[], object], int]]:
-    """Square matrix products of sizes that devices do fast, and the operations of each."""
-    sides = (4096, 8192, 16384) if device.type != "cpu" else (1024, 2048, 3072)
-    pairs = [torch.randn(2, side, side, device=device).to(dtype) for side in sides]
-    return [(lambda a=a, b=b: linear(a, b), 2 * len(a) ** 3) for a, b in pairs]
-
-
-def sustained_rate(
-    products: Sequence[tuple[Callable[[], object], int]], repetitions: int, device: torch.device
-) -> float:
-    """The most operations per second that one of ``products`` sustains.
-
-    That is the best of all of them and of all repetitions, each going on for ``SUSTAINED`` seconds:
-    once is not enough, the first products on some machines take several times as long.
-
-    Args:
-        products: see there.
-    """
-    best = 0.0
-    for product, operations in products:
-        product()
-        for _ in range(repetitions):
-            count, seconds = 0, 0.0
-            while seconds < SUSTAINED:
-                seconds += timed(product, device)[1]
-                count += 1
-            best = max(best, count * operations / seconds)
-    return best
 
 
 def share(what: str, reached: float, rate: float) -> float:

@@ -7,9 +7,10 @@ import copy
 import functools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -27,6 +28,14 @@ log = logging.getLogger("train")
 FREE = ("images", "batch_size", "lr")
 
 
+class DamagedStateError(InputError):
+    """A training's state cannot be read."""
+
+
+class OtherTrainingError(InputError):
+    """A state or an export is of another recipe, network, data or first stage."""
+
+
 class Training:
     """The training of one network: weights, their average, optimiser, and images seen.
 
@@ -40,6 +49,8 @@ class Training:
         forward: ``objective``, or its wrapper for several processes.
         autocast: what the losses are computed in.
         rank, world_size: which part of every batch is this process's.
+        micro_batch: how many images of that part are computed at once, their gradients added up;
+            None: all.
 
     Attributes:
         images: seen so far.
@@ -61,6 +72,7 @@ class Training:
         autocast: AbstractContextManager,
         rank: int = 0,
         world_size: int = 1,
+        micro_batch: int | None = None,
     ):
         if recipe.batch_size % world_size:
             raise InputError(
@@ -71,6 +83,7 @@ class Training:
         self.network, self.objective, self.forward = network, objective, forward
         self.autocast = autocast
         self.rank, self.world_size = rank, world_size
+        self.micro_batch = micro_batch or recipe.batch_size // world_size
         self.device = next(network.parameters()).device
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -89,31 +102,51 @@ class Training:
     def done(self) -> bool:
         return self.images >= self.recipe.images
 
+    @property
+    def path_before(self) -> Path:
+        """The file of the state before the one at ``path``."""
+        return self.path.with_name(f"before-{self.path.name}")
+
     def resume(self) -> bool:
-        """Resume from the state at ``path``; False if there is none.
+        """Resume from the state at ``path``, or if it is lost or damaged from the one before.
+
+        Returns:
+            False if there is neither.
 
         Raises:
-            InputError: if it cannot be read or is of another recipe, naming the differences.
+            InputError: if none can be read, or it is of another recipe, naming the differences.
         """
-        if not self.path.exists():
-            return False
+        there = [path for path in (self.path, self.path_before) if path.exists()]
+        for path in there:
+            try:
+                self._load(path)
+            except DamagedStateError as error:
+                if path == there[-1]:
+                    raise
+                log.warning("%s; the state before it is at %s", error, there[-1])
+            else:
+                log.info("%s: continuing at %d images from %s", self.recipe.name, self.images, path)
+                return True
+        return False
+
+    def _load(self, path: Path) -> None:
         try:
-            check_zip(self.path)  # torch does not verify checksums
-            saved = torch.load(self.path, map_location=self.device, weights_only=True)
-            check_same(self.identity, saved["identity"], self.path)
+            check_zip(path)  # torch does not verify checksums
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            check_same(self.identity, saved["identity"], path)
             for name, part in self._modules().items():
                 part.load_state_dict(saved[name])
-        except (InputError, torch.OutOfMemoryError):
+        except (OtherTrainingError, torch.OutOfMemoryError):
             raise
+        except InputError as error:
+            raise DamagedStateError(str(error)) from error
         except Exception as error:  # a damaged file can raise anything
-            raise InputError(
-                f"{self.path} is damaged ({type(error).__name__}: {error}); delete it, and the "
+            raise DamagedStateError(
+                f"{path} is damaged ({type(error).__name__}: {error}); delete it, and the "
                 "training resumes from the exported weights, or starts anew if there are none"
             ) from error
         for name in ("step", "images", "seconds", "warm_from", "parts"):
             setattr(self, name, saved[name])
-        log.info("%s: continuing at %d images from %s", self.recipe.name, self.images, self.path)
-        return True
 
     def go_on_from(self, images: int, parts: list[dict]) -> None:
         """Resume from the network's present weights, those after ``images`` images.
@@ -128,7 +161,7 @@ class Training:
         self.seconds = sum(part["seconds"] for part in parts)
 
     def save(self) -> None:
-        """Write the state atomically."""
+        """Write the state as a whole or not at all, and keep the one before."""
         counts = ("step", "images", "seconds", "warm_from", "parts")
         record = {name: getattr(self, name) for name in counts}
         record["identity"] = self.identity
@@ -139,6 +172,8 @@ class Training:
             saved_by_library(temporary),
         ):
             torch.save(record, temporary)
+            if self.path.exists():
+                os.replace(self.path, self.path_before)
         self._saved = time.monotonic()
 
     def run(
@@ -149,6 +184,7 @@ class Training:
         part: dict,
         checkpoint_seconds: float = 60,
         log_every: int = 50,
+        peak: float | None = None,
     ) -> None:
         """Train until ``until`` images have been seen or ``stop`` says so, and save the state.
 
@@ -156,6 +192,9 @@ class Training:
             stop: called after every step; it must return the same in all processes.
             logger: gets losses by name and the number of images seen, every ``log_every`` steps.
             part: facts about this machine, for ``parts``.
+            peak: images per second that all processes would reach at the rate of matrix products;
+                then their share of it is shown as ``mfu`` (model FLOPs utilisation, Chowdhery et
+                al. 2022, PaLM, app. B).
 
         Raises:
             FloatingPointError: if a loss is not finite.
@@ -172,6 +211,7 @@ class Training:
             smoothing=0.05,
             mininterval=1.0,
         )
+        logged = self.images, time.monotonic()
         while self.images < min(until, self.recipe.images):
             began = time.monotonic()
             losses = self._step()
@@ -182,7 +222,12 @@ class Training:
                     raise FloatingPointError(
                         f"{self.recipe.name}: loss is {values['loss']} at step {self.step}"
                     )
-                bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
+                now = self.images, time.monotonic()
+                values["images_per_second"] = (now[0] - logged[0]) / (now[1] - logged[1])
+                if peak is not None:
+                    values["mfu"] = values["images_per_second"] / peak
+                logged = now
+                bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
                 logger(values, self.images)
             self._count(time.monotonic() - began)
             if self.rank == 0 and time.monotonic() - self._saved > checkpoint_seconds:
@@ -205,9 +250,7 @@ class Training:
         share = recipe.batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
         batch = [part[mine] for part in self.objective.batch(indices, generator)]
-        with self.autocast:
-            losses = self.forward(*batch)
-        losses["loss"].backward()
+        losses = self._gradients(batch)
         nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -215,6 +258,22 @@ class Training:
         self.images += recipe.batch_size
         ema.update(self.average, self.network, self._decay())
         return losses
+
+    def _gradients(self, batch: list[Tensor]) -> dict[str, Tensor]:
+        """Add up the gradients of this process's images, ``micro_batch`` at once; mean losses."""
+        pieces = list(zip(*(part.split(self.micro_batch) for part in batch), strict=True))
+        # Processes average their gradients once, after the last piece.
+        alone = getattr(self.forward, "no_sync", nullcontext)
+        means: dict[str, Tensor] = {}
+        for i, piece in enumerate(pieces):
+            share = len(piece[0]) / len(batch[0])
+            with alone() if i < len(pieces) - 1 else nullcontext():
+                with self.autocast:
+                    losses = self.forward(*piece)
+                (share * losses["loss"]).backward()
+            for name, value in losses.items():
+                means[name] = means.get(name, 0) + share * value.detach()
+        return means
 
     def _decay(self) -> float:
         if "ema_width" in self.recipe:
@@ -256,7 +315,7 @@ def check_same(identity: dict, other: dict, where: Path) -> None:
         if ours.get(name) != theirs.get(name)
     ]
     if differences:
-        raise InputError(
+        raise OtherTrainingError(
             f"{where} is of another training: {'; '.join(differences)}; move it away to start "
             "anew, or choose other folders (export=, runs=)"
         )

@@ -13,6 +13,7 @@ import stitch
 from models.classes import Classes
 from models.errors import InputError
 from models.weights import CheckpointError
+from stitch import intervals
 from stitch.rules import Request, allocate
 from stitch.runs import devices, spacing
 from stitch.runs.batch_size import automatic
@@ -46,6 +47,8 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
     log_snr = sampler.schedule.log_snr(sampler.timesteps)
     walked = stitch.evaluations(allocation, guidance, log_snr)
     networks = list(dict.fromkeys(name for step in walked for name in step))
+    aligned = config.alignment == "log-snr"
+    intervals.warn_outside(zoo.specs, walked, sampler.schedule, sampler.timesteps, aligned)
     cache = _cache(config, zoo, walked)
     if not allocation.switches and "history" in chosen:
         chosen["history"] = "keep"  # no other denoiser's history to restart from
@@ -107,7 +110,7 @@ def create_sampler(config: DictConfig, zoo: models.Zoo) -> tuple[samplers.Sample
 
 def _weights_sha256(zoo: models.Zoo, networks, planning: bool) -> dict[str, str] | None:
     try:
-        return zoo.weights_sha256(networks)
+        return zoo.weights_sha256(networks, recorded=planning)
     except CheckpointError:
         if planning:
             return None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import models
 import samplers
+from models import variants
 from models.errors import InputError
 from samplers.noise import random_labels
 from samplers.sampler import Denoise
@@ -232,7 +233,8 @@ class Run:
 def timing_key(settings: dict, allocation: str) -> str:
     """Hash of what determines the time per image, of a run or of a latency file.
 
-    The guidance scale does not matter, except 1, which needs half the network evaluations.
+    The guidance scale does not matter, except 1, which needs half the network evaluations; nor do
+    the weights of a denoiser.
 
     Args:
         settings: a run's or a latency file's, with ``decoder``.
@@ -240,4 +242,4 @@ def timing_key(settings: dict, allocation: str) -> str:
     names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache", "size", "call")
     guidance = {**settings["guidance"], "scale": settings["guidance"]["scale"] != 1}
     parts = {name: settings[name] for name in names if name in settings}
-    return content_hash({**parts, "guidance": guidance, "allocation": allocation})
+    return content_hash({**parts, "guidance": guidance, "allocation": variants.bases(allocation)})

@@ -41,6 +41,26 @@ def test_a_damaged_training_state_is_named(harm, tmp_path):
         training(path).resume()
 
 
+def test_the_state_before_is_kept_and_stands_in_for_one_that_is_lost_or_damaged(tmp_path, caplog):
+    one = training(tmp_path / "last.pt")
+    one.save()
+    one.images = 4
+    one.save()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before-last.pt", "last.pt"]
+    again = training(one.path)
+    assert again.resume() and again.images == 4
+    one.path.write_bytes(b"")
+    assert again.resume() and again.images == 0
+    assert "last.pt is damaged" in caplog.text and "before-last.pt" in caplog.text
+    one.path.unlink()
+    one.images = 8
+    assert one.resume() and one.images == 0
+    other = training(one.path)
+    other.identity = {"recipe": {**RECIPE, "name": "other"}}
+    with pytest.raises(InputError, match="recipe.name is tiny there and other here"):
+        other.resume()
+
+
 @contextlib.contextmanager
 def files_of_at_most(size):
     """A block in which no file can grow beyond ``size`` bytes, as on a disk that is full."""

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 import models
 from eval.metrics import frechet_distance, moments
 from eval.reference import check_extractor, load_reference
+from models import variants
 from models.checkpoint import read_tensors
 from models.errors import InputError
 from models.training.loop import FREE
@@ -61,6 +62,25 @@ def test_weights_are_those_of_their_provenance_record(name):
     parts = record(name)["parts"]
     assert sum(part["images"] for part in parts) == record(name)["images_seen"]
     assert all(part.keys() >= {"device", "seconds", "torch", "commit"} for part in parts)
+
+
+def test_other_weights_of_a_denoiser_say_how_they_differ_from_its_recipe():
+    names = [path.stem for path in FOLDER.glob("*@*.json")]
+    assert len(names) >= 9
+    for name in names:
+        base, own = record(variants.base(name)), record(name)
+        assert own["network"] == base["network"]
+        changed = {key for key in own["recipe"] if own["recipe"][key] != base["recipe"].get(key)}
+        assert own["recipe"].keys() >= base["recipe"].keys()
+        assert own["first_stage_sha256"] == record("first-stage")["sha256"]
+        assert not any(part["commit"].endswith("-dirty") for part in own["parts"])
+        if own["recipe"]["name"] == "DiT-S":  # a snapshot
+            assert changed == {"ema_width"}
+            assert recorded_sha256(FOLDER / f"{name}.safetensors") == own["sha256"]
+        else:  # fine-tuned; the record alone is shipped
+            assert name == own["recipe"]["name"]
+            assert changed <= {"name", "images", "lr", "interval", "start_from", "ema_width"}
+            assert own["start_from_sha256"] == base["sha256"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from tests import ROOT
+from tests.idx import write_stripes
 
 # One thread: sums are then added in one order, which bit-exact resuming needs.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -27,17 +27,8 @@ OVERRIDES = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder of idx files with 200 training and 100 test images: stripes by class."""
-    folder = tmp_path_factory.mktemp("idx")
-    generator = np.random.default_rng(0)
-    for prefix, count in (("train", 200), ("t10k", 100)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        rows = np.arange(28)[:, None] % (labels[:, None, None] + 2)
-        images = np.where(rows == 0, 200, generator.integers(0, 40, (count, 28, 28)))
-        for name, array in (("images-idx3", images.astype(np.uint8)), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-            (folder / f"{prefix}-{name}-ubyte").write_bytes(header + array.tobytes())
-    return folder
+    """The folder of a small data set."""
+    return write_stripes(tmp_path_factory.mktemp("idx"))
 
 
 def command(data, runs, recipe, *overrides, processes=None):
@@ -126,7 +117,8 @@ def test_a_preview_learns_the_latents_and_images_of_the_first_stage(data, traine
     assert after["results"]["test_psnr_db"] > before["results"]["test_psnr_db"]
 
 
-def test_training_that_was_killed_continues_bit_exactly(data, trained, tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+def test_training_that_was_killed_continues_bit_exactly(number, code, data, trained, tmp_path):
     runs = with_first_stage(trained, tmp_path)
     arguments = (
         data, runs, "DiT-S", "train.images=960", "train.batch_size=16", "checkpoint_seconds=0",
@@ -138,8 +130,8 @@ def test_training_that_was_killed_continues_bit_exactly(data, trained, tmp_path)
     deadline = time.monotonic() + 120
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    assert process.wait() == code
     assert not (exported(runs) / "DiT-S.json").exists()
 
     result = train(*arguments)
@@ -149,10 +141,11 @@ def test_training_that_was_killed_continues_bit_exactly(data, trained, tmp_path)
 
 
 def test_two_processes_train_what_one_does_up_to_rounding(data, trained, tmp_path):
+    """The two compute their halves of every batch in pieces of 3 images."""
     runs = [with_first_stage(trained, tmp_path / name) for name in ("one", "two")]
-    for folder, processes in zip(runs, (None, 2), strict=True):
+    for folder, processes, pieces in zip(runs, (None, 2), ("null", 3), strict=True):
         arguments = ("DiT-S", "train.images=80", "train.batch_size=16", "train.warmup_steps=1")
-        train(data, folder, *arguments, processes=processes)
+        train(data, folder, *arguments, f"micro_batch={pieces}", processes=processes)
     one, two = (weights(folder, "DiT-S") for folder in runs)
     # Stored as float16: one unit in the last place of a weight near 0.5 is 0.0005.
     assert one.keys() == two.keys()

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from dataclasses import replace
 from types import SimpleNamespace
 
 import hydra
@@ -9,7 +10,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from eval.paper.claims import CLAIMS, Claim, judge, page
+from eval.paper import claims, training_claims
+from eval.paper.claims import Claim, judge, page
 from eval.paper.measured import Data
 from eval.paper.points import Planner, Point
 from scripts import cli
@@ -17,6 +19,7 @@ from stitch import Allocation
 
 # The real ones: the numbers of the tables below are close to them, on either side.
 THRESHOLDS = OmegaConf.load(cli.CONFIGS / "claims.yaml").thresholds
+CLAIMS = [*claims.CLAIMS, *training_claims.CLAIMS]
 BY_STATEMENT = {claim.statement: claim for claim in CLAIMS}
 
 
@@ -128,6 +131,15 @@ def against_fewer_steps(stitched, few):
     return found
 
 
+def ages(*percent):
+    """The lines of small denoisers of different age whose FIDs rise by so much at 40 %."""
+    return [
+        (replace(one, first=f"DiT-S@{i}k"), known)
+        for i, rise in enumerate(percent)
+        for one, known in line({0: 10.0, 0.4: 10 + 0.1 * rise, 1: 30.0}, series=i)
+    ]
+
+
 def few_and_many(few, many):
     shares = [i / 10 for i in range(11)]
     return [
@@ -231,6 +243,16 @@ CASES = {
         dict(table9=precision_and_recall((0, 0.81, 0.74), (0.4, 0.781, 0.80), (1, 0.5, 0.5))),
         "precision 0.810 to 0.781, recall 0.740 to 0.800 at 40 %",
         dict(table9=precision_and_recall((0, 0.81, 0.74), (0.4, 0.90, 0.709), (1, 0.8, 0.8))),
+    ),
+    "fine-tuning the later denoisers on their own timesteps is better than on all": (
+        dict(table6=orders(16.5, 16.0, 13.4)),
+        "pretrained 16.500, all timesteps 16.000, their own 13.400",
+        dict(table6=orders(16.5, 16.0, 16.1)),
+    ),
+    "a young DiT-S is enough for the first 40 %": (
+        dict(fig18=ages(14, -3, 0)),
+        "DiT-S@0k +14%, DiT-S@1k -3%, DiT-S@2k +0%",
+        dict(fig18=ages(16, -3, 0)),
     ),
     "the overhead of a second denoiser is small": (
         dict(table8=memory(500, 1000, 1090)),
@@ -431,6 +453,9 @@ def test_figures_list_their_series_in_the_order_that_claims_take_them_in(recorde
     assert figures["fig03"]["series"][0]["denoisers"] == ["large", "small"]
     assert [panel["runs"]["images"] for panel in figures["fig13"]["panels"]] == [5000, 50_000]
     assert len(figures["fig15"]["panels"]) == 2
+    assert [series["label"] for series in figures["table6"]["series"]] == [
+        "pretrained", "fine-tuned on all timesteps", "fine-tuned on their own",
+    ]  # fmt: skip
     stitched, few = figures["fig15"]["series"]
     assert stitched["allocations"]["denoisers"] == ["small", "medium", "large"]
     assert few["allocations"]["denoisers"] == ["large"]

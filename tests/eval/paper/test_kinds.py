@@ -1,6 +1,9 @@
 """Kinds of figures: what shares an axis with what."""
 
+from dataclasses import replace
+
 import hydra
+import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -59,3 +62,22 @@ def test_reported_times_never_share_an_axis_with_other_units(
         assert (len(ours), len(reported)) == (3, 66)
         assert max(ours) == max(reported) == 1
         assert max(max(line.get_xdata()) for line in place.lines) == 1
+
+
+@pytest.mark.parametrize("template, y", [("{fraction}", "share of DiT-S"), ("{large}", "")])
+def test_rows_of_a_grid_are_named_by_their_series(
+    template, y, planned, saved, tmp_path, monkeypatch
+):
+    _, names, points = planned
+    figure = {"title": "", "across": "images", "series": [{"label": template}, {"label": "last"}]}
+    images = np.zeros((2, 4, 4, 1), dtype=np.uint8), [0, 1]
+    monkeypatch.setattr(figure_kinds.shown, "images", lambda figure, run: images)
+    pair = [replace(points[0], series=0), replace(points[1], series=1)]
+    path = tmp_path / "x.png"
+    figure_kinds.grid(
+        figure_kinds.Drawing(figure, names, pair, [None, None], path, tmp_path, True, "")
+    )
+    (axes,) = saved[0].axes
+    first = {"{fraction}": f"{points[0].fractions[0]:g}", "{large}": "DiT-XL"}[template]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [first, "last"]
+    assert axes.get_ylabel() == y

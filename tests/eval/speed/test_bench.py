@@ -14,7 +14,7 @@ from eval.speed import networks, timing
 from eval.speed import operators as bench_profile
 from models.cost import activation_bytes
 from models.errors import InputError
-from stitch.runs import build, devices, memory
+from stitch.runs import build, devices, matmul, memory
 from stitch.runs import run as run_module
 from tests import ROOT
 from tests.commands import compose, refusal
@@ -165,7 +165,7 @@ def test_tasks_are_timed_in_turn_after_a_warm_up():
 
 def test_the_rate_is_the_best_that_a_product_sustains(monkeypatch):
     clock, calls = [0.0], []
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(matmul, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def product(name, *seconds):
         def multiply():
@@ -178,12 +178,12 @@ def test_the_rate_is_the_best_that_a_product_sustains(monkeypatch):
     # The first call of each is slow; what is fast for once is not sustained.
     small = product("small", 5.0, 0.06, 0.001, 0.06)
     large = product("large", 9.0, 0.2, 0.04, 0.06, 0.2)
-    rate = timing.sustained_rate([small, large], 2, torch.device("cpu"))
+    rate = matmul.sustained_rate([small, large], 2, torch.device("cpu"))
     assert rate == pytest.approx(3 * 6_000_000 / (0.06 + 0.001 + 0.06))
 
 
 def test_products_are_of_several_shapes_and_their_operations_are_counted():
-    made = timing.products(torch.bfloat16, torch.device("cpu"))
+    made = matmul.products(torch.bfloat16, torch.device("cpu"))
     assert len({operations for _, operations in made}) >= 3
     product, operations = made[0]
     assert operations == 2 * product().shape[0] ** 3

@@ -14,6 +14,8 @@ from stitch.runs.run import Run
 from stitch.runs.warmup import prepare
 from stitch.sampling import decoded
 
+_PATIENCE = 120  # seconds until who does not ask for the next view is taken to have left
+
 
 @dataclass(frozen=True)
 class View:
@@ -50,8 +52,8 @@ class Walker:
     def views(self, run: Run, stop: threading.Event) -> Iterator[View]:
         """The images of a run's first batch after every step, the final ones last.
 
-        A view that came while the one before was looked at replaces it. If the iterator is closed,
-        the walk stops.
+        The walk waits while a view is looked at, and its clock stands still. If the iterator is
+        closed, the walk stops.
 
         Args:
             stop: set by whoever wants it to stop after the step in hand; views then end.
@@ -60,10 +62,15 @@ class Walker:
             FloatingPointError: if a prediction is not finite.
         """
         arrived: queue.Queue[View | BaseException | None] = queue.Queue()
-        left = threading.Event()  # nobody looks any more
+        looked, left = threading.Semaphore(0), threading.Event()
 
         def over() -> bool:
             return stop.is_set() or left.is_set()
+
+        def show(view: View) -> None:
+            arrived.put(view)
+            if not looked.acquire(timeout=_PATIENCE):
+                left.set()
 
         def work() -> None:
             try:
@@ -71,7 +78,7 @@ class Walker:
                     if over():
                         raise Stopped
                 try:
-                    arrived.put(self._walk(run, arrived.put, over))
+                    arrived.put(self._walk(run, show, over))
                 finally:
                     self._alone.release()
                 arrived.put(None)
@@ -80,17 +87,14 @@ class Walker:
 
         threading.Thread(target=work, daemon=True).start()
         try:
-            while True:
-                view = arrived.get()
-                while isinstance(view, View) and not view.done and not arrived.empty():
-                    view = arrived.get()
-                if view is None or isinstance(view, Stopped):
-                    return
+            while not isinstance(view := arrived.get(), Stopped | None):
                 if isinstance(view, BaseException):
                     raise view
                 yield view
+                looked.release()
         finally:
             left.set()
+            looked.release()
 
     def warm_up(self, run: Run) -> None:
         """Load what a run needs and evaluate it once, while nobody waits."""
@@ -110,9 +114,9 @@ class Walker:
             nonlocal seconds, started
             seconds += _now(run) - started
             images = preview.decode(x_0).permute(0, 2, 3, 1).cpu().numpy()
+            show(View(images, step + 1, seconds, done=False))
             if over():
                 raise Stopped
-            show(View(images, step + 1, seconds, done=False))
             started = _now(run)
 
         latents = run.walk(range(run.num_images), callback=after)

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from eval.explorer import walking
 from eval.explorer.walking import Walker
 
 
@@ -22,10 +23,9 @@ def walker(studio):
 
 def test_every_step_may_be_seen_and_the_last_view_is_the_images(walker, run):
     views = list(walker.views(run, threading.Event()))
-    assert [view.done for view in views] == [False] * (len(views) - 1) + [True]
+    assert [view.done for view in views] == [False] * 4 + [True]
+    assert [view.step for view in views] == [1, 2, 3, 4, 4]
     assert {view.images.shape for view in views} == {(4, 28, 28, 1)}
-    steps = [view.step for view in views]
-    assert steps == sorted(steps) and steps[-1] == 4 and set(steps) <= {1, 2, 3, 4}
     seconds = [view.seconds for view in views]
     assert seconds == sorted(seconds) and seconds[0] > 0
     expected, _ = run.images(range(4))
@@ -46,7 +46,7 @@ def test_a_walk_stops_after_the_step_in_hand(walker, run, monkeypatch):
 
     monkeypatch.setattr(run.__class__, "walk", watched)
     views = list(walker.views(run, stop))
-    assert [view.step for view in views] == [1]
+    assert [view.step for view in views] == [1, 2]
     assert walked == [0, 1]
 
 
@@ -90,6 +90,25 @@ def test_a_waiting_walk_can_be_stopped(walker, studio):
     with walker._alone:
         threading.Timer(0.2, stop.set).start()
         assert list(walker.views(studio.run(studio.first), stop)) == []
+
+
+def test_the_clock_stands_still_while_a_view_is_looked_at(walker, run, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(walking, "_now", lambda run: clock[0])
+    seconds = []
+    for view in walker.views(run, threading.Event()):
+        seconds.append(view.seconds)
+        clock[0] += 100
+    assert seconds == [0] * 5
+
+
+def test_who_asks_for_no_more_is_not_waited_for(walker, run, monkeypatch):
+    monkeypatch.setattr(walking, "_PATIENCE", 0.1)
+    kept = walker.views(run, threading.Event())
+    next(kept)
+    assert walker._alone.acquire(timeout=60)
+    walker._alone.release()
+    assert list(kept) == []
 
 
 def test_what_goes_wrong_in_a_walk_is_raised_where_it_is_watched(walker, run, monkeypatch):

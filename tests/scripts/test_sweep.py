@@ -249,6 +249,9 @@ def test_a_new_metric_is_one_row_and_one_function(tmp_path, monkeypatch):
     head, values = terminal.listing([line])
     assert head.split() == ["allocation", "FID", "Far", "GMACs", "ms/image"]
     assert values.split()[2] == f"{record['metrics']['far']:.3f}"
+    head, values = terminal.summary({run: record})
+    assert head.split()[-2:] == ["run", "setting"]
+    assert f" {run.id} fashion: DDIM 4 steps, w = 1.5, 12 images" in values
 
 
 def test_only_missing_shards_of_missing_points_are_made(tmp_path, evaluator):

@@ -7,12 +7,14 @@ from torch import nn
 from models import dit, first_stage, unet, uvit
 from models.classifier import Classifier, ResNetClassifier
 from models.errors import InputError
+from models.stitched import StitchedDiT
 
 # architecture -> constructor with every size as a keyword
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "DiT": dit.DiT,
     "U-Net": unet.LDM,
     "U-ViT": uvit.UViT,
+    "stitched-DiT": StitchedDiT,
     "classifier": Classifier,
     "classifier-resnet": ResNetClassifier,
     "first-stage-kl": first_stage.KLFirstStage,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,10 +19,12 @@ from models.first_stage import CONFIGURATIONS as FIRST_STAGES
 from models.quantise import quantise
 from models.registry import create
 from models.spec import DenoiserSpec, check_stitchable
+from models.stitched import Stitch, sizes
 from models.weights import CheckpointError, provenance, recorded_sha256
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "configs" / "zoo"
+STITCHED = "stitched"  # the card's entry of model stitching; see ``models.stitched``
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Zoo:
         denoisers: mapping name -> denoiser; those of one family are ordered by cost.
         default_denoisers: the names that an allocation uses by default, ordered by cost.
         specs: mapping name -> spec of the denoiser, known from the card alone.
+            A stitch, ``stitched:7``, is a denoiser too, but is not listed.
         first_stage: images <-> latents, the network that ``decoder`` names.
         files: mapping key -> ``PublishedFile``; empty for a zoo that is shipped.
         classes: names and numbers of the classes.
@@ -121,14 +125,25 @@ class Zoo:
             for key, entry in card.get("files", {}).items()
         }
         self.default_denoisers: list[str] = list(card.get("default_denoisers", card.denoisers))
-        self.specs: dict[str, DenoiserSpec] = {
-            name: self.skeleton(name).spec for name in card.denoisers
-        }
+        names = list(card.denoisers)
+        self._specs: dict[str, DenoiserSpec] = {}
+        self.specs = _Lazy(names, self._spec, self._is_stitch)
         self._check()
-        self.denoisers = _Lazy(list(card.denoisers), self._load_denoiser)
+        self.denoisers = _Lazy(names, self._load_denoiser, self._is_stitch)
         self._networks: dict[str, nn.Module] = {}
         self._macs: dict[tuple[str, Callable], int] = {}
         self._sha256: dict[str, str] = {}
+
+    @cached_property
+    def stitches(self) -> int:
+        """How many stitches it has: ``stitched:0`` and up; see ``models.stitched``."""
+        return len(self.skeleton(STITCHED).routes) if STITCHED in self.card else 0
+
+    @property
+    def known(self) -> str:
+        """The names of all denoisers, for messages."""
+        stitches = [f"{STITCHED}:0 to {STITCHED}:{self.stitches - 1}"] if self.stitches else []
+        return ", ".join([*self.card.denoisers, *stitches])
 
     @property
     def first_stage(self) -> nn.Module:
@@ -144,7 +159,7 @@ class Zoo:
 
     def file(self, name: str) -> PublishedFile:
         """The file with the weights of ``name``; that of a shipped zoo has no URL."""
-        key = self._entry(name).get("file", name)
+        key = self._entry(name).get("file", _stitch_of(name)[0])
         if not self.files:
             path = ROOT / self.card.checkpoints / f"{key}.safetensors"
             return PublishedFile(key, path.absolute(), ())  # a link keeps its own name
@@ -182,8 +197,20 @@ class Zoo:
 
     def skeleton(self, name: str) -> nn.Module:
         """The network ``name`` without storage: on the meta device."""
+        base, index = _stitch_of(name)
+        if index is not None:
+            return Stitch(self.skeleton(base), index)
         with torch.device("meta"), _Undrawn():
             return create(**self._sizes(name)).to("meta")
+
+    def _is_stitch(self, name: object) -> bool:
+        _, index = _stitch_of(str(name))
+        return index is not None and index < self.stitches
+
+    def _spec(self, name: str) -> DenoiserSpec:
+        if name not in self._specs:
+            self._specs[name] = self.skeleton(name).spec
+        return self._specs[name]
 
     def _check(self) -> None:
         if self.decoder not in ("first-stage", "preview"):
@@ -217,10 +244,12 @@ class Zoo:
     def _entry(self, name: str) -> DictConfig:
         if name in self.card.denoisers:
             return self.card.denoisers[name]
-        return self.card[name.replace("-", "_")]
+        return self.card[_stitch_of(name)[0].replace("-", "_")]
 
     def _sizes(self, name: str) -> dict:
         """Arguments of ``create``."""
+        if name == STITCHED:
+            return sizes(OmegaConf.to_container(self.card, resolve=True))
         entry = OmegaConf.to_container(self._entry(name), resolve=True)
         return {key: value for key, value in entry.items() if key != "file"}
 
@@ -239,12 +268,14 @@ class Zoo:
         return file.path
 
     def _load_denoiser(self, name: str) -> nn.Module:
-        if name not in self.card.denoisers:
-            known = ", ".join(self.card.denoisers)
-            raise InputError(f"zoo {self.name} has no denoiser {name!r}; known: {known}")
+        if name not in self.denoisers:
+            raise InputError(f"zoo {self.name} has no denoiser {name!r}; known: {self.known}")
         return self._load(name, self.dtype, self.quantisation)
 
     def _load(self, name: str, dtype: torch.dtype, quantisation: str | None = None) -> nn.Module:
+        base, index = _stitch_of(name)
+        if index is not None and name not in self._networks:
+            self._networks[name] = Stitch(self._load(base, dtype, quantisation), index).eval()
         if name not in self._networks:
             path = self._existing(name)
             with torch.device("meta"), _Undrawn():
@@ -272,22 +303,28 @@ class _Undrawn(TorchFunctionMode):
 
 
 class _Lazy(Mapping):
-    """A read-only mapping whose values a function loads."""
+    """A read-only mapping whose values a function loads; what is ``hidden`` is not listed."""
 
-    def __init__(self, names: list[str], load):
-        self._names, self._load = names, load
+    def __init__(self, names: list[str], load, hidden: Callable[[object], bool]):
+        self._names, self._load, self._hidden = names, load, hidden
 
-    def __getitem__(self, name: str) -> nn.Module:
+    def __getitem__(self, name: str):
         return self._load(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._names or self._hidden(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _stitch_of(name: str) -> tuple[str, int | None]:
+    """``stitched:7`` -> (``stitched``, 7); any other name -> (name, None)."""
+    base, _, index = name.partition(":")
+    return (base, int(index)) if base == STITCHED and index.isdecimal() else (name, None)
 
 
 def _published_file(key: str, entry: DictConfig, folder: Path) -> PublishedFile:

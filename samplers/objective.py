@@ -53,9 +53,11 @@ class DenoiserObjective(nn.Module):
         y = torch.where(dropped, self.network.spec.null_label, self.labels[indices])
         return x_0, noise, t, y
 
-    def forward(self, x_0: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, x_0: Tensor, noise: Tensor, t: Tensor, y: Tensor, **options
+    ) -> dict[str, Tensor]:
         x_t = self.schedule.add_noise(x_0, noise, t)
-        output = self.network(x_t, t + self.network.spec.timestep_offset, y).float()
+        output = self.network(x_t, t + self.network.spec.timestep_offset, y, **options).float()
         losses = self._losses(output, x_0, noise, t)
         loss = self.weights[t] * losses["mse"] + losses["vb"]
         return {"loss": loss.mean(), "mse": losses["mse"].mean(), "vb": losses["vb"].mean()}
@@ -87,7 +89,7 @@ class DenoiserObjective(nn.Module):
         generator = torch.Generator(self.mean.device).manual_seed(0)
         batches = zip(*(part.split(500) for part in self.batch(indices, generator)), strict=True)
         total = 0.0
-        for x_0, noise, t, y in batches:
+        for x_0, noise, t, y, *_ in batches:
             x_t = self.schedule.add_noise(x_0, noise, t)
             output = network(x_t, t + network.spec.timestep_offset, y).float()
             total += self._losses(output, x_0, noise, t)["mse"].sum().item()

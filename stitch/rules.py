@@ -53,7 +53,7 @@ class Request:
         Raises:
             InputError: if their number differs, or one is unknown.
         """
-        known, usual = list(self.zoo.denoisers), self.zoo.default_denoisers
+        known, usual = self.zoo.denoisers, self.zoo.default_denoisers
         names = self.settings["denoisers"]
         if names is None:
             names = usual if count == len(usual) else [usual[0], usual[-1]]
@@ -61,7 +61,7 @@ class Request:
         if unknown:
             raise InputError(
                 f"allocation.denoisers: zoo {self.zoo.name} has no {', '.join(unknown)}; "
-                f"known: {', '.join(known)}"
+                f"known: {self.zoo.known}"
             )
         if len(names) != count or len(set(names)) != len(names):
             raise InputError(

@@ -12,6 +12,7 @@ from torch import nn
 from torchvision.utils import save_image
 
 import models
+from models import stitched
 from models.checkpoint import load_checkpoint
 from models.errors import InputError
 from models.training import augment, objectives
@@ -19,6 +20,7 @@ from models.training.loop import FREE, Training, check_same
 from models.weights import provenance, record_path, recorded_sha256, save_checkpoint
 from models.zoo import ROOT
 from samplers.objective import DenoiserObjective
+from samplers.stitches import StitchesObjective
 from stitch.runs import devices, distributed
 from stitch.runs.provenance import commit
 from stitch.runs.tracking import metrics_logger
@@ -28,6 +30,8 @@ log = logging.getLogger("train")
 # Networks that others are trained on, in this order; each is finished before the others begin. Once
 # exported, they never change: networks trained on them would no longer fit.
 FOUNDATIONS = ("classifier", "first-stage")
+# Kinds of what is trained on latents to predict noise, and the objective of each.
+DENOISERS = {"denoiser": DenoiserObjective, "stitched": StitchesObjective}
 
 
 class Workshop:
@@ -110,14 +114,20 @@ class Workshop:
         network = network.to(memory_format=torch.channels_last)
         if recipe.get("start_from"):
             load_checkpoint(network, self.file(recipe.start_from))
+        if recipe.kind == "stitched":
+            for name, part in zip(self.stitched_parts(), network.parts, strict=True):
+                load_checkpoint(part, self.foundation(name))
         identity = self.identity(recipe)
         record = provenance(self.file(recipe.name))
         if record is not None:
             check_same(identity, record, record_path(self.file(recipe.name)))
         objective = self.objective(recipe, network)
+        if hasattr(objective, "fit"):
+            objective.fit()
         forward = objective
         if distributed.world_size() > 1:
-            forward = nn.parallel.DistributedDataParallel(objective)
+            partly = recipe.kind == "stitched"  # a step uses one path of many
+            forward = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=partly)
         training = Training(
             recipe,
             identity,
@@ -148,9 +158,16 @@ class Workshop:
             "recipe": OmegaConf.to_container(recipe),
             "data_sha256": self.data.sha256,
         }
-        if recipe.kind in ("denoiser", "preview"):
+        if recipe.kind in (*DENOISERS, "preview"):
             facts["first_stage_sha256"] = recorded_sha256(self.foundation("first-stage"))
+        if recipe.kind == "stitched":
+            names = self.stitched_parts()
+            facts["parts_sha256"] = {n: recorded_sha256(self.foundation(n)) for n in names}
         return facts
+
+    def stitched_parts(self) -> list[str]:
+        """The small and the large denoiser that model stitching starts from."""
+        return [self.config.zoo.stitched[part] for part in ("small", "large")]
 
     def objective(self, recipe: DictConfig, network: nn.Module) -> nn.Module:
         """What a recipe's network learns.
@@ -173,16 +190,16 @@ class Workshop:
             return objectives.DecoderObjective(network, self.data)
         if recipe.kind == "preview":
             return objectives.PreviewObjective(network, self.data, self.finished("first-stage"))
-        if recipe.kind == "denoiser":
+        if recipe.kind in DENOISERS:
             return self._denoiser_objective(recipe, network, self.latents, self.data.labels)
         raise InputError(
             f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, decoder, "
-            "preview, denoiser"
+            f"preview, {', '.join(DENOISERS)}"
         )
 
     def _denoiser_objective(self, recipe, network, latents, labels) -> DenoiserObjective:
         settings = (recipe.label_dropout, recipe.get("interval"), recipe.get("weighting"))
-        return DenoiserObjective(network, *latents, labels, *settings)
+        return DENOISERS[recipe.kind](network, *latents, labels, *settings)
 
     def advance(self, training: Training, until: int, stop: Callable[[], bool]) -> None:
         """Train until ``until`` images have been seen or ``stop`` says so."""
@@ -219,7 +236,7 @@ class Workshop:
             average = copy.deepcopy(average)
             objective.finish(average)
         test = self.test
-        if training.recipe.kind == "denoiser":
+        if training.recipe.kind in DENOISERS:
             test = self._denoiser_objective(
                 training.recipe, average, self.test_latents, self.test.labels
             )
@@ -254,6 +271,8 @@ def network_config(config: DictConfig, name: str) -> dict:
         "first-stage-ft": "first_stage",
         "preview": "preview",
     }
+    if name == "stitched":
+        return stitched.sizes(OmegaConf.to_container(config.zoo, resolve=True))
     entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[name]
     sizes = OmegaConf.to_container(entry, resolve=True)
     return {key: value for key, value in sizes.items() if key != "file"}

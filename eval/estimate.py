@@ -60,7 +60,7 @@ def cost(runs: Iterable[Run], tables: "Costs") -> Cost:
         first, count = group[0], group[0].num_images
         calls = shared_evaluations(run.calls for run in group)
         macs = {call: cost for run in group for call, cost in run.macs.items()}
-        seconds = tables.of(first).seconds_per_image(calls, len(group)) * count
+        seconds = tables.of(group).seconds_per_image(calls, len(group)) * count
         shards = math.ceil(count / first.samples.shard_size)
         total += Cost(
             sum(len(run.networks) for run in group) * count,
@@ -90,31 +90,34 @@ class Costs:
         files = sorted((Path(config.runs) / "costs").glob("*.json"))
         self._measured = [CostTable.from_json(json.loads(file.read_text())) for file in files]
 
-    def of(self, run: Run) -> CostTable:
-        """The table for a run: of measured ones that of the nearest batch size."""
+    def of(self, group: Sequence[Run]) -> CostTable:
+        """The table for runs of one setting: of measured ones that of the nearest batch size."""
+        run = group[0]
+        calls = {call for run in group for call in itertools.chain(*run.calls)}
         device = devices.name(run.zoo.device)
         here = {"zoo": run.zoo.name, "dtype": run.settings["dtype"], "device": device}
         usable = [
             table
             for table in self._measured
-            if here.items() <= table.facts.items()
-            and set(itertools.chain(*run.calls)) <= table.evaluation_seconds().keys()
+            if here.items() <= table.facts.items() and calls <= table.evaluation_seconds().keys()
         ]
         if usable:
             table = min(usable, key=lambda table: abs(table.batch - run.batch_size))
             source = f"{device}, by its cost table of {here['dtype']}, batch {table.batch}"
         else:
-            table = self._stated(run)
+            table = self._stated(group)
             source = f"{self.throughput['device']} ({self.throughput['basis']})"
         if source not in self.sources:
             self.sources.append(source)
         return table
 
-    def _stated(self, run: Run) -> CostTable:
+    def _stated(self, group: Sequence[Run]) -> CostTable:
+        zoo = group[0].zoo
         known, rate = self.throughput["ms_per_evaluation"], self.throughput["macs_per_second"]
-        macs = {name: run.zoo.macs(name) for name in run.zoo.specs} | run.macs
+        macs = {name: zoo.macs(name) for name in zoo.specs}
+        macs |= {call: count for run in group for call, count in run.macs.items()}
         table = CostTable.from_throughput(macs, rate)
-        measured = {(name,): known[name] / 1e3 for name in run.zoo.specs if name in known}
+        measured = {(name,): known[name] / 1e3 for name in zoo.specs if name in known}
         return dataclasses.replace(table, steps={**table.steps, **measured})
 
 

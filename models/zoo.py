@@ -127,22 +127,23 @@ class Zoo:
         self.default_denoisers: list[str] = list(card.get("default_denoisers", card.denoisers))
         names = list(card.denoisers)
         self._specs: dict[str, DenoiserSpec] = {}
-        self.specs = _Lazy(names, self._spec, self._is_stitch)
+        self.specs = _Lazy(names, self._spec, lambda name: name in self.stitches)
         self._check()
-        self.denoisers = _Lazy(names, self._load_denoiser, self._is_stitch)
+        self.denoisers = _Lazy(names, self._load_denoiser, lambda name: name in self.stitches)
         self._networks: dict[str, nn.Module] = {}
         self._macs: dict[tuple[str, Callable], int] = {}
         self._sha256: dict[str, str] = {}
 
     @cached_property
-    def stitches(self) -> int:
-        """How many stitches it has: ``stitched:0`` and up; see ``models.stitched``."""
-        return len(self.skeleton(STITCHED).routes) if STITCHED in self.card else 0
+    def stitches(self) -> list[str]:
+        """The names of its stitches, ``stitched:0`` and up; see ``models.stitched``."""
+        count = len(self.skeleton(STITCHED).routes) if STITCHED in self.card else 0
+        return [f"{STITCHED}:{index}" for index in range(count)]
 
     @property
     def known(self) -> str:
         """The names of all denoisers, for messages."""
-        stitches = [f"{STITCHED}:0 to {STITCHED}:{self.stitches - 1}"] if self.stitches else []
+        stitches = [f"{self.stitches[0]} to {self.stitches[-1]}"] if self.stitches else []
         return ", ".join([*self.card.denoisers, *stitches])
 
     @property
@@ -160,7 +161,7 @@ class Zoo:
     def file(self, name: str) -> PublishedFile:
         """The file with the weights of ``name``; that of a shipped zoo has no URL."""
         key = self._entry(name).get("file", _stitch_of(name)[0])
-        if not self.files:
+        if not self.files or key == STITCHED:  # weights that were trained here
             path = ROOT / self.card.checkpoints / f"{key}.safetensors"
             return PublishedFile(key, path.absolute(), ())  # a link keeps its own name
         if key not in self.files:
@@ -169,8 +170,11 @@ class Zoo:
             )
         return self.files[key]
 
-    def weights_sha256(self, names: Iterable[str]) -> dict[str, str]:
+    def weights_sha256(self, names: Iterable[str], recorded: bool = False) -> dict[str, str]:
         """SHA-256 of the weights of ``names`` and of the decoder.
+
+        Args:
+            recorded: whether a file's record is enough, as of what is too large to be shipped.
 
         Raises:
             CheckpointError: if one is missing or differs from its provenance record.
@@ -179,7 +183,10 @@ class Zoo:
         networks = {name: name for name in names} | {self.file(self.decoder).name: self.decoder}
         for name in networks.values():
             if name not in self._sha256:
-                self._sha256[name] = recorded_sha256(self._existing(name))
+                path = self.file(name).path
+                record = provenance(path) if recorded and not path.exists() else None
+                found = record["sha256"] if record else recorded_sha256(self._existing(name))
+                self._sha256[name] = found
         return {key: self._sha256[name] for key, name in networks.items()}
 
     def macs(self, name: str) -> int:
@@ -202,10 +209,6 @@ class Zoo:
             return Stitch(self.skeleton(base), index)
         with torch.device("meta"), _Undrawn():
             return create(**self._sizes(name)).to("meta")
-
-    def _is_stitch(self, name: object) -> bool:
-        _, index = _stitch_of(str(name))
-        return index is not None and index < self.stitches
 
     def _spec(self, name: str) -> DenoiserSpec:
         if name not in self._specs:
@@ -258,6 +261,11 @@ class Zoo:
         if file.urls and not file.path.exists():
             raise CheckpointError(
                 f"the weights of {name} are missing; {file.how_to_get(self.name)}"
+            )
+        if not file.urls and not file.path.exists() and provenance(file.path):
+            raise CheckpointError(
+                f"{file.path} is not shipped, only its record; make it with python -m "
+                f"scripts.train zoo={self.name} train={self.name}/{file.name}"
             )
         # A download is recorded when it is checked; a file placed by hand has no record.
         if file.sha256 and provenance(file.path) is None and file.state() != "present":
@@ -323,8 +331,8 @@ class _Lazy(Mapping):
 
 def _stitch_of(name: str) -> tuple[str, int | None]:
     """``stitched:7`` -> (``stitched``, 7); any other name -> (name, None)."""
-    base, _, index = name.partition(":")
-    return (base, int(index)) if base == STITCHED and index.isdecimal() else (name, None)
+    base, colon, index = name.partition(":")
+    return (base, int(index)) if colon else (name, None)
 
 
 def _published_file(key: str, entry: DictConfig, folder: Path) -> PublishedFile:

@@ -118,9 +118,10 @@ class Workshop:
             for name, part in zip(self.stitched_parts(), network.parts, strict=True):
                 load_checkpoint(part, self.foundation(name))
         identity = self.identity(recipe)
-        record = provenance(self.file(recipe.name))
+        file = self.file(recipe.name)
+        record = provenance(file) if file.exists() else None  # some records are shipped alone
         if record is not None:
-            check_same(identity, record, record_path(self.file(recipe.name)))
+            check_same(identity, record, record_path(file))
         objective = self.objective(recipe, network)
         if hasattr(objective, "fit"):
             objective.fit()
@@ -141,12 +142,12 @@ class Workshop:
         )
         training.resume()
         if record is not None and record["images_seen"] > training.images:
-            load_checkpoint(network, self.file(recipe.name))
+            load_checkpoint(network, file)
             training.go_on_from(record["images_seen"], record["parts"])
-            log.info("%s: resuming from %s", recipe.name, self.file(recipe.name))
+            log.info("%s: resuming from %s", recipe.name, file)
         training.exported = record["images_seen"] if record is not None else 0
         if training.exported and (recipe.kind in FOUNDATIONS or training.done):
-            log.info("%s is finished: %s", recipe.name, self.file(recipe.name))
+            log.info("%s is finished: %s", recipe.name, file)
         if self.compile:
             objective.compile(dynamic=False)
         return training

@@ -148,7 +148,7 @@ class Planner:
     def _points_of(self, figure, panel, index, series, setting) -> Iterable[Point]:
         config = self._compose(figure, setting)
         zoo = self._zoo(config)
-        for fractions, allocation in self._allocations(figure, series):
+        for fractions, allocation in self._allocations(figure, series, zoo):
             group = OmegaConf.merge(config, {"allocation": allocation})
             making = self.config.run and not self.config.dry_run
             run = build.create(group, zoo, planning=True, probe=making)
@@ -156,13 +156,18 @@ class Planner:
                 run = dataclasses.replace(run, num_images=min(figure["shown"], run.num_images))
             yield Point(panel, index, allocation["denoisers"][0], fractions, setting, run)
 
-    def _allocations(self, figure: dict, series: dict) -> Iterable[tuple[tuple[float, ...], dict]]:
+    def _allocations(
+        self, figure: dict, series: dict, zoo: models.Zoo
+    ) -> Iterable[tuple[tuple[float, ...], dict]]:
         """(fractions, settings of the group ``allocation``) of a series."""
         wanted = series.get("allocations") or figure.get("allocations")
         if wanted is None:
             # Trajectories of every denoiser by itself.
             wanted = {"denoisers": series["denoisers"], "each": True}
-        names = [self.parts(figure)[part] for part in wanted["denoisers"]]
+        if wanted.get("stitches"):
+            names, wanted = zoo.stitches, {"each": True}
+        else:
+            names = [self.parts(figure)[part] for part in wanted["denoisers"]]
         if "rule" in wanted:
             share = wanted.get("small", 0.5)
             group = {"rule": wanted["rule"], "denoisers": names, "small": share, "seed": 0}

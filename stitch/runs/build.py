@@ -107,7 +107,7 @@ def create_sampler(config: DictConfig, zoo: models.Zoo) -> tuple[samplers.Sample
 
 def _weights_sha256(zoo: models.Zoo, networks, planning: bool) -> dict[str, str] | None:
     try:
-        return zoo.weights_sha256(networks)
+        return zoo.weights_sha256(networks, recorded=planning)
     except CheckpointError:
         if planning:
             return None

@@ -16,7 +16,7 @@ class DenoiserObjective(nn.Module):
     Args:
         network: a denoiser, whose spec names its noise schedule.
         mean, std: (M, N, C, H, W) of the latents' posteriors, for N images in M versions (flipped
-            or not), on the network's device.
+            or not), on the network's device; or what is indexed like these.
         labels: (N,) int64.
         label_dropout: share of the labels that become the null class.
         interval: (low, high), the timesteps to train on; None: all (see ``draw_timesteps``).
@@ -38,7 +38,8 @@ class DenoiserObjective(nn.Module):
         self.schedule = NoiseSchedule.create(network.spec.schedule)
         self.mean, self.std, self.labels = mean, std, labels.to(mean.device)
         self.count = len(labels)
-        self.weights = loss_weights(weighting, self.schedule, network.spec.prediction_type).to(mean)
+        weights = loss_weights(weighting, self.schedule, network.spec.prediction_type)
+        self.weights = weights.to(mean.device, torch.float32)
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         count, device = len(indices), self.mean.device
@@ -73,13 +74,15 @@ class DenoiserObjective(nn.Module):
         for part in blocks or [self.network]:
             part.compile(**options)
 
-    def evaluate(self, network: nn.Module, test: "DenoiserObjective") -> dict[str, float]:
+    def evaluate(self, network: nn.Module, test: "DenoiserObjective | None") -> dict[str, float]:
         """Mean squared error of predictions for training and test latents, always the same draws.
 
         Args:
-            test: the same objective on latents that the network was not trained on.
+            test: the same objective on latents that the network was not trained on; None: there
+                are none.
         """
-        return {"mse": self.error(network), "test_mse": test.error(network)}
+        errors = {"mse": self.error(network)}
+        return errors if test is None else {**errors, "test_mse": test.error(network)}
 
     @torch.no_grad()
     def error(self, network: nn.Module, count: int = 2000) -> float:

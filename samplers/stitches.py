@@ -38,7 +38,12 @@ class StitchesObjective(DenoiserObjective):
         for block in self.network.blocks:
             block.compile(**options)
 
-    def evaluate(self, network: nn.Module, test: DenoiserObjective) -> dict:
-        """Mean squared error of every stitch's predictions for test latents, and their mean."""
-        errors = [test.error(stitch) for stitch in network.stitches()]
-        return {"test_mse": sum(errors) / len(errors), "test_mse_of_stitches": errors}
+    def evaluate(self, network: nn.Module, test: DenoiserObjective | None) -> dict:
+        """Mean squared error of every stitch's predictions, and their mean.
+
+        Args:
+            test: the same objective on test latents; None: training latents are predicted.
+        """
+        name, objective = ("mse", self) if test is None else ("test_mse", test)
+        errors = [objective.error(stitch) for stitch in network.stitches()]
+        return {name: sum(errors) / len(errors), f"{name}_of_stitches": errors}

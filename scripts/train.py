@@ -31,8 +31,9 @@ def main(config: DictConfig) -> None:
         torch.set_num_threads(config.threads)
     device = devices.start(config.device)
     chosen = recipes(config, device)
+    options = {name: config.data[name] for name in ("root", "download")}
     workshop = Workshop(
-        config, device, lambda split: open_dataset(config.zoo.data, split, **config.data)
+        config, device, lambda split: open_dataset(config.zoo.data, split, **options)
     )
     deadline = time.monotonic() + 60 * (config.train.minutes or float("inf"))
     with interrupt.interruptible() as signalled:

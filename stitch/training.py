@@ -21,7 +21,7 @@ from models.weights import provenance, record_path, recorded_sha256, save_checkp
 from models.zoo import ROOT
 from samplers.objective import DenoiserObjective
 from samplers.stitches import StitchesObjective
-from stitch.runs import devices, distributed
+from stitch.runs import devices, distributed, latents
 from stitch.runs.provenance import commit
 from stitch.runs.tracking import metrics_logger
 
@@ -58,7 +58,11 @@ class Workshop:
 
     @functools.cached_property
     def data(self):
-        return self._open_split("train")
+        """The training images; with ``data.latents`` what is encoded of them."""
+        folder = self.config.data.latents
+        if folder is None:
+            return self._open_split("train")
+        return latents.EncodedData(folder, self.encoder_sha256(), self.device)
 
     @functools.cached_property
     def test(self):
@@ -67,6 +71,8 @@ class Workshop:
     @functools.cached_property
     def latents(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and deviations (M, N, c, h, w) of the training latents; M is 2 with flips."""
+        if self.config.data.latents is not None:
+            return self.data.mean, self.data.std
         return self._encode(self.data.images)
 
     @functools.cached_property
@@ -82,6 +88,11 @@ class Workshop:
 
     def file(self, name: str) -> Path:
         return self.export_folder / f"{name}.safetensors"
+
+    def start(self, name: str) -> Path:
+        """The weights that a training starts from: published ones, or exported ones."""
+        published = self.config.zoo.get("files", {}).get(name)
+        return self.export_folder / published.path if published else self.foundation(name)
 
     def foundation(self, name: str) -> Path:
         """The file of an exported network that others are trained on.
@@ -113,10 +124,10 @@ class Workshop:
         network = models.create(**network_config(self.config, recipe.name)).to(self.device)
         network = network.to(memory_format=torch.channels_last)
         if recipe.get("start_from"):
-            load_checkpoint(network, self.file(recipe.start_from))
+            load_checkpoint(network, self.start(recipe.start_from))
         if recipe.kind == "stitched":
             for name, part in zip(self.stitched_parts(), network.parts, strict=True):
-                load_checkpoint(part, self.foundation(name))
+                load_checkpoint(part, self.start(name))
         identity = self.identity(recipe)
         file = self.file(recipe.name)
         record = provenance(file) if file.exists() else None  # some records are shipped alone
@@ -152,6 +163,12 @@ class Workshop:
             objective.compile(dynamic=False)
         return training
 
+    def encoder_sha256(self) -> str:
+        """The hash of the network that makes the latents, of which there may be no file."""
+        if self.config.data.latents is None:
+            return recorded_sha256(self.foundation("first-stage"))
+        return latents.encoder_sha256(self.config.zoo, self.export_folder)
+
     def identity(self, recipe: DictConfig) -> dict:
         """Everything that identifies a training."""
         facts = {
@@ -160,10 +177,10 @@ class Workshop:
             "data_sha256": self.data.sha256,
         }
         if recipe.kind in (*DENOISERS, "preview"):
-            facts["first_stage_sha256"] = recorded_sha256(self.foundation("first-stage"))
+            facts["first_stage_sha256"] = self.encoder_sha256()
         if recipe.kind == "stitched":
             names = self.stitched_parts()
-            facts["parts_sha256"] = {n: recorded_sha256(self.foundation(n)) for n in names}
+            facts["parts_sha256"] = {n: recorded_sha256(self.start(n)) for n in names}
         return facts
 
     def stitched_parts(self) -> list[str]:
@@ -176,6 +193,11 @@ class Workshop:
         Raises:
             InputError: for an unknown kind.
         """
+        if self.config.data.latents is not None and recipe.kind not in DENOISERS:
+            raise InputError(
+                f"data.latents={self.config.data.latents} is for denoisers; the {recipe.kind} "
+                f"{recipe.name} is trained on images: give data.root instead"
+            )
         augmentation = augment.create(recipe.get("augment"))
         if recipe.kind == "classifier":
             return objectives.ClassifierObjective(
@@ -236,12 +258,7 @@ class Workshop:
         if hasattr(objective, "finish"):
             average = copy.deepcopy(average)
             objective.finish(average)
-        test = self.test
-        if training.recipe.kind in DENOISERS:
-            test = self._denoiser_objective(
-                training.recipe, average, self.test_latents, self.test.labels
-            )
-        results = objective.evaluate(average, test)
+        results = objective.evaluate(average, self._test(training.recipe, average))
         record = {
             **training.identity,
             "images_seen": training.images,
@@ -255,6 +272,14 @@ class Workshop:
         if hasattr(average, "encode"):
             self._draw(average, training.path.with_name("reconstructions.png"))
         log.info("%s: %d images, %s", training.recipe.name, training.images, results)
+
+    def _test(self, recipe: DictConfig, network: nn.Module):
+        """What an objective evaluates on; None: latents are all there is."""
+        if self.config.data.latents is not None:
+            return None
+        if recipe.kind not in DENOISERS:
+            return self.test
+        return self._denoiser_objective(recipe, network, self.test_latents, self.test.labels)
 
     def _draw(self, stage: nn.Module, path: Path) -> None:
         """Draw sixteen test images and, below them, an autoencoder's reconstructions."""
@@ -272,6 +297,7 @@ def network_config(config: DictConfig, name: str) -> dict:
         "first-stage-ft": "first_stage",
         "preview": "preview",
     }
+    name = name.partition("@")[0]  # other weights of a denoiser
     if name == "stitched":
         return stitched.sizes(OmegaConf.to_container(config.zoo, resolve=True))
     entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[name]

@@ -204,11 +204,7 @@ def reconstruction(network: nn.Module, test) -> dict[str, float]:
 @torch.no_grad()
 def posteriors(first_stage: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled mean and standard deviation of every image's latents, (N, c, h, w) each."""
-    means, stds = [], []
-    for chunk in images.split(500):
-        mean = first_stage.encode(chunk)
-        means.append(mean)
-        stds.append(first_stage.encode(chunk, torch.ones_like(mean)) - mean)
+    means, stds = zip(*map(first_stage.moments, images.split(500)), strict=True)
     return torch.cat(means), torch.cat(stds)
 
 

@@ -87,8 +87,7 @@ class DenoiserObjective(nn.Module):
     @torch.no_grad()
     def error(self, network: nn.Module, count: int = 2000) -> float:
         """Mean squared error of predictions for at most ``count`` images, evenly spread."""
-        step = max(1, self.count // count)
-        indices = torch.arange(0, self.count, step, device=self.mean.device)[:count]
+        indices = self.spread(count)
         generator = torch.Generator(self.mean.device).manual_seed(0)
         batches = zip(*(part.split(500) for part in self.batch(indices, generator)), strict=True)
         total = 0.0
@@ -97,6 +96,11 @@ class DenoiserObjective(nn.Module):
             output = network(x_t, t + network.spec.timestep_offset, y).float()
             total += self._losses(output, x_0, noise, t)["mse"].sum().item()
         return total / len(indices)
+
+    def spread(self, count: int) -> Tensor:
+        """Indices of at most ``count`` images, evenly spread: data may be class by class."""
+        step = max(1, self.count // count)
+        return torch.arange(0, self.count, step, device=self.mean.device)[:count]
 
     def _losses(self, output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
         kind = self.network.spec.prediction_type

@@ -27,9 +27,8 @@ class StitchesObjective(DenoiserObjective):
     @torch.no_grad()
     def fit(self, count: int = 256) -> None:
         """Fit the stitching layers to both parts' tokens for ``count`` images, all noise levels."""
-        indices = torch.arange(min(count, self.count), device=self.mean.device)
         generator = torch.Generator(self.mean.device).manual_seed(0)
-        x_0, noise, t, y, _ = self.batch(indices, generator)
+        x_0, noise, t, y, _ = self.batch(self.spread(count), generator)
         x_t = self.schedule.add_noise(x_0, noise, t)
         self.network.fit(x_t, t + self.network.spec.timestep_offset, y)
 

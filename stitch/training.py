@@ -134,7 +134,8 @@ class Workshop:
         if record is not None:
             check_same(identity, record, record_path(file))
         objective = self.objective(recipe, network)
-        if hasattr(objective, "fit"):
+        state = Path(self.config.runs) / "train" / self.zoo_name / recipe.name / "last.pt"
+        if recipe.kind == "stitched" and record is None and not state.exists():
             objective.fit()
         forward = objective
         if distributed.world_size() > 1:
@@ -145,7 +146,7 @@ class Workshop:
             identity,
             network,
             objective,
-            Path(self.config.runs) / "train" / self.zoo_name / recipe.name / "last.pt",
+            state,
             forward,
             torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32),
             distributed.rank(),

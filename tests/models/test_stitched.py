@@ -1,14 +1,18 @@
 """Model stitching: paths through two DiTs, and the layers that join them."""
 
 import itertools
+import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import models
 from models.cost import macs
 from models.errors import InputError
+from models.files import sha256_of
 from models.stitched import LARGE, SMALL, Stitch, StitchedDiT, StitchingLayer, default_cuts, routes
+from models.zoo import CARDS
 
 SIZES = dict(name="DiT", latent_shape=(4, 6, 6), patch_size=2, num_heads=2, num_classes=3)
 SMALL_SIZES, LARGE_SIZES = dict(SIZES, width=8, depth=3), dict(SIZES, width=12, depth=5)
@@ -129,6 +133,22 @@ def test_parts_that_are_no_dits_or_not_alike_are_refused():
         StitchedDiT(dict(SMALL_SIZES, name="U-Net"), LARGE_SIZES, 2)
     with pytest.raises(InputError, match="not alike but for their sizes"):
         StitchedDiT(dict(SMALL_SIZES, patch_size=1), LARGE_SIZES, 2)
+
+
+def test_weights_that_are_not_shipped_are_known_by_their_record(tmp_path):
+    card = OmegaConf.load(CARDS / "fashion.yaml")
+    card.checkpoints = str(tmp_path)
+    for name, content in (("stitched", b"s"), ("first-stage-ft", b"f")):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+        record = {"sha256": sha256_of(tmp_path / f"{name}.safetensors")}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    there = models.Zoo(card).weights_sha256(["stitched:3"])
+    (tmp_path / "stitched.safetensors").unlink()
+    zoo = models.Zoo(card)
+    with pytest.raises(models.CheckpointError, match="not shipped.*train=fashion/stitched"):
+        zoo.weights_sha256(["stitched:3"])
+    assert zoo.weights_sha256(["stitched:3"], recorded=True) == there
+    assert there.keys() == {"stitched:3", "first-stage-ft"}
 
 
 def test_a_zoo_knows_its_stitches_by_name():

@@ -109,8 +109,7 @@ def test_an_encoding_that_was_killed_goes_on(data, checkpoints, encoded, tmp_pat
         [sys.executable, "-m", "scripts.encode", *words],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (folder / SHARDS[0]).exists() and time.monotonic() < deadline:
+    while not (folder / SHARDS[0]).exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -144,11 +143,14 @@ def train(data, checkpoints, runs, recipe, *more):  # noqa: F811
     exported(runs).mkdir(parents=True, exist_ok=True)
     for name in ("first-stage.safetensors", "first-stage.json"):
         shutil.copy(checkpoints / name, exported(runs) / name)
-    words = [
+    return commands.run("train", *words_of(runs, recipe, *more))
+
+
+def words_of(runs, recipe, *more):
+    return [
         *SIZES, f"train=fashion/{recipe}", f"runs={runs}", f"export={exported(runs)}",
         "train.images=80", "train.batch_size=16", "train.warmup_steps=1", "precision=fp32", *more,
     ]  # fmt: skip
-    return commands.run("train", *words)
 
 
 def weights(runs, name):
@@ -190,6 +192,24 @@ def test_stitches_are_trained_from_both_dits(data, checkpoints, plain, tmp_path)
     assert len(large) > 20
     moved = [key for key in large if not trained[f"parts.1.{key}"].equal(large[key])]
     assert 0 < len(moved) < len(large)  # position tables are fixed
+
+
+def test_two_ranks_train_the_stitches_that_one_does(data, checkpoints, plain, tmp_path):  # noqa: F811
+    source = f"data.latents={plain}"
+    for recipe in ("DiT-S", "DiT-XL"):
+        assert train(data, checkpoints, tmp_path, recipe, source)[0] == 0
+    runs = [tmp_path / name for name in ("one", "two")]
+    for folder in runs:
+        shutil.copytree(exported(tmp_path), exported(folder))
+    assert train(data, checkpoints, runs[0], "stitched", source)[0] == 0
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    result = subprocess.run(
+        [sys.executable, "-m", *launcher, "scripts.train", *words_of(runs[1], "stitched", source)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    one, two = (weights(folder, "stitched") for folder in runs)
+    assert all((one[name] - two[name]).abs().max() < 2e-3 for name in one)
 
 
 def test_latents_of_another_first_stage_are_refused(data, plain, tmp_path):  # noqa: F811

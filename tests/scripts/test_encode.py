@@ -328,7 +328,8 @@ def test_a_damaged_photograph_is_named_and_can_be_replaced(photographs, imagenet
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:5000])
     words = imagenet_words(root, imagenet, tmp_path / "latents")
-    assert f"{damaged} cannot be read as an image" in commands.refusal("encode", *words)
+    code, _, errors = commands.run("encode", *words)
+    assert (code, f"{damaged} cannot be read as an image" in errors) == (2, True), errors
     damaged.write_bytes(whole)
     code, output, errors = commands.run("encode", *words)
     assert code == 0, errors

@@ -2,16 +2,29 @@
 
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 import models
+import samplers
+import stitch
 from models.cost import macs
 from models.errors import InputError
 from models.files import sha256_of
-from models.stitched import LARGE, SMALL, Stitch, StitchedDiT, StitchingLayer, default_cuts, routes
+from models.stitched import (
+    LARGE,
+    SMALL,
+    Stitch,
+    StitchedDiT,
+    StitchingLayer,
+    default_cuts,
+    routes,
+    sizes,
+)
+from models.weights import save_checkpoint
 from models.zoo import CARDS
 
 SIZES = dict(name="DiT", latent_shape=(4, 6, 6), patch_size=2, num_heads=2, num_classes=3)
@@ -160,3 +173,23 @@ def test_a_zoo_knows_its_stitches_by_name():
     assert "stitched:1" not in list(zoo.denoisers)
     with pytest.raises(InputError, match="'stitched:14'; known: .*stitched:0 to stitched:13"):
         zoo.denoisers["stitched:14"]
+
+
+def test_a_stitch_is_sampled_by_its_name(tmp_path):
+    """That of DiT-XL alone gives DiT-XL's images."""
+    card = OmegaConf.load(CARDS / "fashion.yaml")
+    shipped = models.Zoo(card)
+    stitched = models.create(**sizes(OmegaConf.to_container(card, resolve=True)))
+    stitched.parts[LARGE].load_state_dict(shipped.denoisers["DiT-XL"].state_dict())
+    save_checkpoint(stitched, tmp_path / "stitched.safetensors", {})
+    for name in ("DiT-XL", "first-stage-ft"):
+        shutil.copy(shipped.checkpoint(name), tmp_path)
+    card.checkpoints = str(tmp_path)
+    zoo = models.Zoo(card)
+    sampler = samplers.create("ddim", steps=2, schedule=zoo.schedule)
+    one, two, other = (
+        stitch.sample(zoo, sampler, stitch.Allocation.parse(text), labels=[0, 3], seed=0)
+        for text in ("DiT-XL*2", "stitched:1*2", "DiT-XL*1+stitched:9*1")
+    )
+    assert one.equal(two)
+    assert not one.equal(other)

@@ -78,8 +78,8 @@ def test_fitted_to_two_equal_dits_every_stitch_is_that_dit(inputs):
         torch.nn.init.zeros_(layer.up)
     stitched.fit(*inputs)
     assert len(stitched.routes) == 8
-    for stitch in stitched.stitches():
-        torch.testing.assert_close(stitch(*inputs), stitched.parts[LARGE](*inputs))
+    for path in stitched.stitches():
+        torch.testing.assert_close(path(*inputs), stitched.parts[LARGE](*inputs))
 
 
 def test_paths_are_walked_block_by_block(stitched, inputs):

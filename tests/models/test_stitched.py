@@ -182,7 +182,7 @@ def test_a_stitch_is_sampled_by_its_name(tmp_path):
     stitched = models.create(**sizes(OmegaConf.to_container(card, resolve=True)))
     stitched.parts[LARGE].load_state_dict(shipped.denoisers["DiT-XL"].state_dict())
     save_checkpoint(stitched, tmp_path / "stitched.safetensors", {})
-    for name in ("DiT-XL", "first-stage-ft"):
+    for name in ("DiT-XL", "first-stage"):
         shutil.copy(shipped.checkpoint(name), tmp_path)
     card.checkpoints = str(tmp_path)
     zoo = models.Zoo(card)

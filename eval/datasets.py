@@ -1,4 +1,4 @@
-"""Real images by name: Fashion-MNIST from its original idx files, and Imagenette."""
+"""Real images by name: Fashion-MNIST from its original idx files, Imagenette and ImageNet."""
 
 import gzip
 import hashlib
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.imagenet import ImageNet
 from eval.imagenette import Imagenette
 from models.errors import InputError
 
@@ -23,7 +24,7 @@ _FILES = [
 ]
 
 
-def open_dataset(name: str, split: str, **options) -> "FashionMNIST | Imagenette":
+def open_dataset(name: str, split: str, **options) -> "FashionMNIST | Imagenette | ImageNet":
     """The split ``train`` or ``test`` of the data set that a zoo's card calls ``data``.
 
     Args:
@@ -32,7 +33,7 @@ def open_dataset(name: str, split: str, **options) -> "FashionMNIST | Imagenette
     Raises:
         InputError: for an unknown name, listing the known ones.
     """
-    known = {"fashion-mnist": FashionMNIST, "imagenette": Imagenette}
+    known = {"fashion-mnist": FashionMNIST, "imagenette": Imagenette, "imagenet": ImageNet}
     if name not in known:
         raise InputError(f"data set {name!r} is unknown; known: {', '.join(known)}")
     return known[name](split, **options)

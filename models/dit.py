@@ -171,8 +171,8 @@ class DiT(nn.Module):
         Returns:
             (B, C, H, W) epsilon, or (B, 2C, H, W) epsilon and variance logits if ``learn_sigma``.
         """
-        c_BD = self._conditioning(t, y)
-        return self._head(self._trunk(x, c_BD), c_BD).to(x.dtype)
+        c_BD = self.conditioning(t, y)
+        return self.head(self._trunk(x, c_BD), c_BD).to(x.dtype)
 
     def evaluate(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What ``forward`` returns and, to be kept for ``reuse``, the tokens after all blocks.
@@ -180,27 +180,33 @@ class DiT(nn.Module):
         Returns:
             The prediction, and (B, N, D) tokens in the precision of the weights.
         """
-        c_BD = self._conditioning(t, y)
+        c_BD = self.conditioning(t, y)
         x_BND = self._trunk(x, c_BD)
-        return self._head(x_BND, c_BD).to(x.dtype), x_BND
+        return self.head(x_BND, c_BD).to(x.dtype), x_BND
 
     def reuse(self, kept_BND: Tensor, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Predict from tokens after all blocks, which ``evaluate`` returned or a cache forecast.
 
         Only the conditioning and the final layer are computed; of ``x``, only the dtype matters.
         """
-        return self._head(kept_BND, self._conditioning(t, y)).to(x.dtype)
+        return self.head(kept_BND, self.conditioning(t, y)).to(x.dtype)
 
-    def _conditioning(self, t: Tensor, y: Tensor) -> Tensor:
+    def conditioning(self, t: Tensor, y: Tensor) -> Tensor:
+        """(B, D): what modulates the blocks and the final layer."""
         return self.t_embedder(t) + self.y_embedder(y)
 
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, N, D): the tokens before the first block, in the precision of the weights."""
+        return self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed
+
     def _trunk(self, x: Tensor, c_BD: Tensor) -> Tensor:
-        x_BND = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed
+        x_BND = self.embed(x)
         for block in self.blocks:
             x_BND = block(x_BND, c_BD)
         return x_BND
 
-    def _head(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
+    def head(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
+        """(B, C or 2C, H, W): the prediction from the tokens after all blocks."""
         return self._unpatchify(self.final_layer(x_BND, c_BD))
 
     def position_table(self) -> Tensor:

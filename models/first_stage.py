@@ -53,6 +53,12 @@ class FirstStage(nn.Module):
         """
         return self.latents(to_unit_range(images), noise)
 
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B, c, h, w) of the latents of (B, C, H, W) uint8 images."""
+        mean = self.encode(images)
+        return mean, torch.zeros_like(mean)
+
     def latents(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """(B, C, H, W) images in [-1, 1] -> (B, c, h, w) latents, as ``encode``; with gradients."""
         return self.scale * self._latents(self._patched(images), noise)
@@ -126,6 +132,12 @@ class KLFirstStage(FirstStage):
             images: (B, C, H, W) in [-1, 1].
         """
         return self.autoencoder.encode(self._patched(images)).latent_dist
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``FirstStage.moments``."""
+        posterior = self.posterior(to_unit_range(images))
+        return self.scale * posterior.mean, self.scale * posterior.std
 
     def _latents(self, patches: Tensor, noise: Tensor | None) -> Tensor:
         posterior = self.autoencoder.encode(patches).latent_dist

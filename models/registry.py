@@ -7,6 +7,7 @@ from torch import nn
 from models import dit, first_stage, unet, uvit
 from models.classifier import Classifier, ResNetClassifier
 from models.errors import InputError
+from models.stitched import StitchedDiT
 from models.text import TextEncoder, TextUNet
 
 # architecture -> constructor with every size as a keyword
@@ -14,6 +15,7 @@ _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "DiT": dit.DiT,
     "U-Net": unet.LDM,
     "U-ViT": uvit.UViT,
+    "stitched-DiT": StitchedDiT,
     "classifier": Classifier,
     "classifier-resnet": ResNetClassifier,
     "text-encoder": TextEncoder,

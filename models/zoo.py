@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,10 +22,12 @@ from models.first_stage import CONFIGURATIONS as FIRST_STAGES
 from models.quantise import quantise
 from models.registry import create
 from models.spec import DenoiserSpec, check_stitchable
+from models.stitched import Stitch, sizes
 from models.weights import CheckpointError, provenance, recorded_sha256
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "configs" / "zoo"
+STITCHED = "stitched"  # the card's entry of model stitching; see ``models.stitched``
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Zoo:
             weights of these in the zoo's folder (see ``models.variants``).
         default_denoisers: the names that an allocation uses by default, ordered by cost.
         specs: mapping name -> spec of the denoiser, known from the card alone.
+            A stitch, ``stitched:7``, is a denoiser too, but is not listed.
         first_stage: images <-> latents, the network that ``decoder`` names.
         files: mapping key -> ``PublishedFile``; empty for a zoo that is shipped.
         classes: names and numbers of the classes.
@@ -126,12 +130,26 @@ class Zoo:
         }
         self.default_denoisers: list[str] = list(card.get("default_denoisers", card.denoisers))
         names = [*card.denoisers, *self._variants()]
-        self.specs: Mapping[str, DenoiserSpec] = Lazy(names, functools.cache(self._spec))
+        self.specs: Mapping[str, DenoiserSpec] = Lazy(
+            names, functools.cache(self._spec), self._unlisted
+        )
         self._check()
-        self.denoisers: Mapping[str, nn.Module] = Lazy(names, self._load_denoiser)
+        self.denoisers: Mapping[str, nn.Module] = Lazy(names, self._load_denoiser, self._unlisted)
         self._networks: dict[str, nn.Module] = {}
         self._macs: dict[tuple[str, Callable], int] = {}
         self._sha256: dict[str, str] = {}
+
+    @cached_property
+    def stitches(self) -> list[str]:
+        """The names of its stitches, ``stitched:0`` and up; see ``models.stitched``."""
+        count = len(self.skeleton(STITCHED).routes) if STITCHED in self.card else 0
+        return [f"{STITCHED}:{index}" for index in range(count)]
+
+    @property
+    def known(self) -> str:
+        """The names of all denoisers, for messages."""
+        stitches = [f"{self.stitches[0]} to {self.stitches[-1]}"] if self.stitches else []
+        return ", ".join([*self.card.denoisers, *stitches])
 
     @property
     def first_stage(self) -> nn.Module:
@@ -147,8 +165,9 @@ class Zoo:
 
     def file(self, name: str) -> PublishedFile:
         """The file with the weights of ``name``; that of a shipped zoo has no URL."""
-        trained_here = name != variants.base(name)
-        key = name if trained_here else self._entry(name).get("file", name)
+        base, _ = _stitch_of(name)
+        trained_here = name != variants.base(name) or base == STITCHED
+        key = base if trained_here else self._entry(name).get("file", name)
         if trained_here or not self.files:
             path = ROOT / self.card.checkpoints / f"{key}.safetensors"
             return PublishedFile(key, path.absolute(), ())  # a link keeps its own name
@@ -192,8 +211,16 @@ class Zoo:
 
     def skeleton(self, name: str) -> nn.Module:
         """The network ``name`` without storage: on the meta device."""
+        base, index = _stitch_of(name)
+        if index is not None:
+            return Stitch(self.skeleton(base), index)
         with torch.device("meta"), _Undrawn():
             return create(**self._sizes(name)).to("meta")
+
+    def _spec(self, name: str) -> DenoiserSpec:
+        if name not in self._specs:
+            self._specs[name] = self.skeleton(name).spec
+        return self._specs[name]
 
     def _check(self) -> None:
         if self.decoder not in ("first-stage", "preview"):
@@ -234,12 +261,15 @@ class Zoo:
         return dataclasses.replace(self.skeleton(name).spec, interval=variants.interval(name))
 
     def _entry(self, name: str) -> DictConfig:
-        if variants.base(name) in self.card.denoisers:
-            return self.card.denoisers[variants.base(name)]
-        return self.card[name.replace("-", "_")]
+        base = variants.base(_stitch_of(name)[0])
+        if base in self.card.denoisers:
+            return self.card.denoisers[base]
+        return self.card[base.replace("-", "_")]
 
     def _sizes(self, name: str) -> dict:
         """Arguments of ``create``."""
+        if name == STITCHED:
+            return sizes(OmegaConf.to_container(self.card, resolve=True))
         entry = OmegaConf.to_container(self._entry(name), resolve=True)
         return {key: value for key, value in entry.items() if key != "file"}
 
@@ -254,6 +284,11 @@ class Zoo:
                 f"the weights of {name} are missing: {file.path} does not exist; train them "
                 "(docs/training.md has the command)"
             )
+        if not file.urls and not file.path.exists() and provenance(file.path):
+            raise CheckpointError(
+                f"{file.path} is not shipped, only its record; make it with python -m "
+                f"scripts.train zoo={self.name} train={self.name}/{file.name}"
+            )
         # A download is recorded when it is checked; a file placed by hand has no record.
         if file.sha256 and provenance(file.path) is None and file.state() != "present":
             raise CheckpointError(
@@ -264,11 +299,13 @@ class Zoo:
 
     def _load_denoiser(self, name: str) -> nn.Module:
         if name not in self.denoisers:
-            known = ", ".join(self.denoisers)
-            raise InputError(f"zoo {self.name} has no denoiser {name!r}; known: {known}")
+            raise InputError(f"zoo {self.name} has no denoiser {name!r}; known: {self.known}")
         return self._load(name, self.dtype, self.quantisation)
 
     def _load(self, name: str, dtype: torch.dtype, quantisation: str | None = None) -> nn.Module:
+        base, index = _stitch_of(name)
+        if index is not None and name not in self._networks:
+            self._networks[name] = Stitch(self._load(base, dtype, quantisation), index).eval()
         if name not in self._networks:
             path = self._existing(name)
             with torch.device("meta"), _Undrawn():
@@ -296,25 +333,39 @@ class _Undrawn(TorchFunctionMode):
 
 
 class Lazy(Mapping):
-    """A read-only mapping of denoisers whose values a function loads.
+    """A read-only mapping whose values a function loads.
 
-    It also has variants whose weights are not there, which a plan may name.
+    Args:
+        names: those that are listed.
+        load: name -> value.
+        unlisted: whether a name has a value, too, though it is not listed.
     """
 
-    def __init__(self, names: list[str], load):
-        self._names, self._load = names, load
+    def __init__(
+        self,
+        names: list[str],
+        load: Callable[[str], object],
+        unlisted: Callable[[str], bool] = lambda _: False,
+    ):
+        self._names, self._load, self._unlisted = names, load, unlisted
 
     def __getitem__(self, name: str):
         return self._load(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names or variants.base(name) in self._names
+        return name in self._names or self._unlisted(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _stitch_of(name: str) -> tuple[str, int | None]:
+    """``stitched:7`` -> (``stitched``, 7); any other name -> (name, None)."""
+    base, colon, index = name.partition(":")
+    return (base, int(index)) if colon else (name, None)
 
 
 def _published_file(key: str, entry: DictConfig, folder: Path) -> PublishedFile:

@@ -16,7 +16,7 @@ class DenoiserObjective(nn.Module):
     Args:
         network: a denoiser, whose spec names its noise schedule.
         mean, std: (M, N, C, H, W) of the latents' posteriors, for N images in M versions (flipped
-            or not), on the network's device.
+            or not), on the network's device; or what is indexed like these.
         labels: (N,) int64.
         label_dropout: share of the labels that become the null class.
         interval: (low, high), the timesteps to train on; None: all (see ``draw_timesteps``).
@@ -38,7 +38,8 @@ class DenoiserObjective(nn.Module):
         self.schedule = NoiseSchedule.create(network.spec.schedule)
         self.mean, self.std, self.labels = mean, std, labels.to(mean.device)
         self.count = len(labels)
-        self.weights = loss_weights(weighting, self.schedule, network.spec.prediction_type).to(mean)
+        weights = loss_weights(weighting, self.schedule, network.spec.prediction_type)
+        self.weights = weights.to(mean.device, torch.float32)
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         count, device = len(indices), self.mean.device
@@ -53,9 +54,11 @@ class DenoiserObjective(nn.Module):
         y = torch.where(dropped, self.network.spec.null_label, self.labels[indices])
         return x_0, noise, t, y
 
-    def forward(self, x_0: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, x_0: Tensor, noise: Tensor, t: Tensor, y: Tensor, **options
+    ) -> dict[str, Tensor]:
         x_t = self.schedule.add_noise(x_0, noise, t)
-        output = self.network(x_t, t + self.network.spec.timestep_offset, y).float()
+        output = self.network(x_t, t + self.network.spec.timestep_offset, y, **options).float()
         losses = self._losses(output, x_0, noise, t)
         loss = self.weights[t] * losses["mse"] + losses["vb"]
         return {"loss": loss.mean(), "mse": losses["mse"].mean(), "vb": losses["vb"].mean()}
@@ -71,27 +74,33 @@ class DenoiserObjective(nn.Module):
         for part in blocks or [self.network]:
             part.compile(**options)
 
-    def evaluate(self, network: nn.Module, test: "DenoiserObjective") -> dict[str, float]:
+    def evaluate(self, network: nn.Module, test: "DenoiserObjective | None") -> dict[str, float]:
         """Mean squared error of predictions for training and test latents, always the same draws.
 
         Args:
-            test: the same objective on latents that the network was not trained on.
+            test: the same objective on latents that the network was not trained on; None: there
+                are none.
         """
-        return {"mse": self.error(network), "test_mse": test.error(network)}
+        errors = {"mse": self.error(network)}
+        return errors if test is None else {**errors, "test_mse": test.error(network)}
 
     @torch.no_grad()
     def error(self, network: nn.Module, count: int = 2000) -> float:
         """Mean squared error of predictions for at most ``count`` images, evenly spread."""
-        step = max(1, self.count // count)
-        indices = torch.arange(0, self.count, step, device=self.mean.device)[:count]
+        indices = self.spread(count)
         generator = torch.Generator(self.mean.device).manual_seed(0)
         batches = zip(*(part.split(500) for part in self.batch(indices, generator)), strict=True)
         total = 0.0
-        for x_0, noise, t, y in batches:
+        for x_0, noise, t, y, *_ in batches:
             x_t = self.schedule.add_noise(x_0, noise, t)
             output = network(x_t, t + network.spec.timestep_offset, y).float()
             total += self._losses(output, x_0, noise, t)["mse"].sum().item()
         return total / len(indices)
+
+    def spread(self, count: int) -> Tensor:
+        """Indices of at most ``count`` images, evenly spread: data may be class by class."""
+        step = max(1, self.count // count)
+        return torch.arange(0, self.count, step, device=self.mean.device)[:count]
 
     def _losses(self, output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
         kind = self.network.spec.prediction_type

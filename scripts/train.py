@@ -17,13 +17,14 @@ from omegaconf import DictConfig
 from eval.datasets import open_dataset
 from models.errors import InputError
 from models.training.finetune import tuned
+from models.training.recipes import recipes
 from samplers import NoiseSchedule
 from scripts.cli import command
 from stitch.intervals import intervals
 from stitch.runs import devices, distributed, interrupt
 from stitch.runs.tracking import check_tracking
 from stitch.text_training import TextWorkshop
-from stitch.training import Workshop, recipes, train
+from stitch.training import Workshop, train
 
 log = logging.getLogger("train")
 
@@ -36,10 +37,9 @@ def main(config: DictConfig) -> None:
         torch.set_num_threads(config.threads)
     device = devices.start(config.device)
     chosen = choose(config, device)
+    options = {name: config.data[name] for name in ("root", "download")}
     kind = TextWorkshop if config.train.get("pipeline") else Workshop
-    workshop = kind(
-        config, device, lambda split: open_dataset(config.zoo.data, split, **config.data)
-    )
+    workshop = kind(config, device, lambda split: open_dataset(config.zoo.data, split, **options))
     workshop.snapshots.check(chosen)
     deadline = time.monotonic() + 60 * (config.train.minutes or float("inf"))
     with interrupt.interruptible() as signalled:

@@ -61,7 +61,7 @@ class Request:
         if unknown:
             raise InputError(
                 f"allocation.denoisers: zoo {self.zoo.name} has no {', '.join(unknown)}; "
-                f"known: {', '.join(known)}"
+                f"known: {self.zoo.known}"
             )
         if len(names) != count or len(set(names)) != len(names):
             raise InputError(

@@ -3,7 +3,7 @@
 import copy
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,16 +12,16 @@ from torch import nn
 from torchvision.utils import save_image
 
 import models
-from models import variants
 from models.checkpoint import load_checkpoint
 from models.errors import InputError
 from models.training import augment, objectives
 from models.training.loop import FREE, Training, check_same
+from models.training.recipes import network_config
 from models.training.snapshots import Snapshots
 from models.weights import provenance, record_path, recorded_sha256, save_checkpoint
-from models.zoo import ROOT
 from samplers.objective import DenoiserObjective
-from stitch.runs import devices, distributed, matmul
+from samplers.stitches import StitchesObjective
+from stitch.runs import devices, distributed, latents, matmul
 from stitch.runs.provenance import commit
 from stitch.runs.tracking import metrics_logger
 
@@ -30,8 +30,8 @@ log = logging.getLogger("train")
 # Networks that others are trained on, in this order; each is finished before the others begin. Once
 # exported, they never change: networks trained on them would no longer fit.
 FOUNDATIONS = ("classifier", "first-stage", "text-encoder")
-# What ``train`` has that is not a recipe's; ``interval`` becomes one's, see ``scripts.train``.
-OF_THE_COMMAND = ("minutes", "init", "interval", "denoisers", "snapshots")
+# Kinds of what is trained on latents to predict noise, and the objective of each.
+DENOISERS = {"denoiser": DenoiserObjective, "stitched": StitchesObjective}
 
 
 class Workshop:
@@ -59,7 +59,11 @@ class Workshop:
 
     @functools.cached_property
     def data(self):
-        return self._open_split("train")
+        """The training images; with ``data.latents`` what is encoded of them."""
+        folder = self.config.data.latents
+        if folder is None:
+            return self._open_split("train")
+        return latents.EncodedData(folder, self.encoder_sha256(), self.device)
 
     @functools.cached_property
     def test(self):
@@ -68,6 +72,8 @@ class Workshop:
     @functools.cached_property
     def latents(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and deviations (M, N, c, h, w) of the training latents; M is 2 with flips."""
+        if self.config.data.latents is not None:
+            return self.data.mean, self.data.std
         return self._encode(self.data.images)
 
     @functools.cached_property
@@ -83,6 +89,11 @@ class Workshop:
 
     def file(self, name: str) -> Path:
         return self.export_folder / f"{name}.safetensors"
+
+    def start(self, name: str) -> Path:
+        """The weights that a training starts from: published ones, or exported ones."""
+        published = self.config.zoo.get("files", {}).get(name)
+        return self.export_folder / published.path if published else self.foundation(name)
 
     def foundation(self, name: str) -> Path:
         """The file of an exported network that others are trained on.
@@ -114,22 +125,29 @@ class Workshop:
         network = models.create(**self.sizes(recipe)).to(self.device)
         network = network.to(memory_format=torch.channels_last)
         if recipe.get("start_from"):
-            load_checkpoint(network, self.file(recipe.start_from))
+            load_checkpoint(network, self.start(recipe.start_from))
+        if recipe.kind == "stitched":
+            for name, part in zip(self.stitched_parts(), network.parts, strict=True):
+                load_checkpoint(part, self.start(name))
         identity = self.identity(recipe)
         file = self.file(recipe.name)
         record = provenance(file) if file.exists() else None  # some records are shipped alone
         if record is not None:
             check_same(identity, record, record_path(file))
         objective = self.objective(recipe, network)
+        state = Path(self.config.runs) / "train" / self.zoo_name / recipe.name / "last.pt"
+        if recipe.kind == "stitched" and record is None and not state.exists():
+            objective.fit()
         forward = objective
         if distributed.world_size() > 1:
-            forward = nn.parallel.DistributedDataParallel(objective)
+            partly = recipe.kind == "stitched"  # a step uses one path of many
+            forward = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=partly)
         training = Training(
             recipe,
             identity,
             network,
             objective,
-            Path(self.config.runs) / "train" / self.zoo_name / recipe.name / "last.pt",
+            state,
             forward,
             torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32),
             distributed.rank(),
@@ -152,6 +170,12 @@ class Workshop:
         """Architecture and sizes of a recipe's network."""
         return network_config(self.config, recipe.name)
 
+    def encoder_sha256(self) -> str:
+        """The hash of the network that makes the latents, of which there may be no file."""
+        if self.config.data.latents is None:
+            return recorded_sha256(self.foundation("first-stage"))
+        return latents.encoder_sha256(self.config.zoo, self.export_folder)
+
     def identity(self, recipe: DictConfig) -> dict:
         """Everything that identifies a training."""
         facts = {
@@ -159,11 +183,18 @@ class Workshop:
             "recipe": OmegaConf.to_container(recipe),
             "data_sha256": self.data.sha256,
         }
-        if recipe.kind in ("denoiser", "preview"):
-            facts["first_stage_sha256"] = recorded_sha256(self.foundation("first-stage"))
+        if recipe.kind in (*DENOISERS, "preview"):
+            facts["first_stage_sha256"] = self.encoder_sha256()
         if recipe.kind == "denoiser" and recipe.get("start_from"):
-            facts["start_from_sha256"] = recorded_sha256(self.file(recipe.start_from))
+            facts["start_from_sha256"] = recorded_sha256(self.start(recipe.start_from))
+        if recipe.kind == "stitched":
+            names = self.stitched_parts()
+            facts["parts_sha256"] = {n: recorded_sha256(self.start(n)) for n in names}
         return facts
+
+    def stitched_parts(self) -> list[str]:
+        """The small and the large denoiser that model stitching starts from."""
+        return [self.config.zoo.stitched[part] for part in ("small", "large")]
 
     def objective(self, recipe: DictConfig, network: nn.Module) -> nn.Module:
         """What a recipe's network learns.
@@ -171,6 +202,11 @@ class Workshop:
         Raises:
             InputError: for an unknown kind.
         """
+        if self.config.data.latents is not None and recipe.kind not in DENOISERS:
+            raise InputError(
+                f"data.latents={self.config.data.latents} is for denoisers; the {recipe.kind} "
+                f"{recipe.name} is trained on images: give data.root instead"
+            )
         augmentation = augment.create(recipe.get("augment"))
         if recipe.kind == "classifier":
             return objectives.ClassifierObjective(
@@ -186,16 +222,16 @@ class Workshop:
             return objectives.DecoderObjective(network, self.data)
         if recipe.kind == "preview":
             return objectives.PreviewObjective(network, self.data, self.finished("first-stage"))
-        if recipe.kind == "denoiser":
+        if recipe.kind in DENOISERS:
             return self._denoiser_objective(recipe, network, self.latents, self.data.labels)
         raise InputError(
             f"train.kind={recipe.kind!r} is unknown; known: classifier, first-stage, decoder, "
-            "preview, denoiser"
+            f"preview, {', '.join(DENOISERS)}"
         )
 
     def _denoiser_objective(self, recipe, network, latents, labels) -> DenoiserObjective:
         settings = (recipe.label_dropout, recipe.get("interval"), recipe.get("weighting"))
-        return DenoiserObjective(network, *latents, labels, *settings)
+        return DENOISERS[recipe.kind](network, *latents, labels, *settings)
 
     def advance(self, training: Training, until: int, stop: Callable[[], bool]) -> None:
         """Train until ``until`` images have been seen or ``stop`` says so."""
@@ -259,14 +295,16 @@ class Workshop:
             self._draw(average, training.path.with_name("reconstructions.png"))
         log.info("%s: %d images, %s", name, training.images, results)
 
-    def _test(self, recipe: DictConfig, average: nn.Module):
-        """What an objective's ``evaluate`` compares with: the test split."""
-        if recipe.kind == "denoiser":
-            return self._denoiser_objective(recipe, average, self.test_latents, self.test.labels)
-        return self.test
-
     def _write(self, recipe: DictConfig, name: str, average: nn.Module, record: dict) -> None:
         save_checkpoint(average, self.file(name), record)
+
+    def _test(self, recipe: DictConfig, network: nn.Module):
+        """What an objective evaluates on; None: latents are all there is."""
+        if self.config.data.latents is not None:
+            return None
+        if recipe.kind not in DENOISERS:
+            return self.test
+        return self._denoiser_objective(recipe, network, self.test_latents, self.test.labels)
 
     def _draw(self, stage: nn.Module, path: Path) -> None:
         """Draw sixteen test images and, below them, an autoencoder's reconstructions."""
@@ -274,20 +312,6 @@ class Workshop:
         images = self.test.images[chosen].to(self.device)
         rows = torch.cat([images, stage.decode(stage.encode(images))]).cpu()
         save_image(rows / 255, path, nrow=len(images))
-
-
-def network_config(config: DictConfig, name: str) -> dict:
-    """Architecture and sizes of a network, as the zoo's card has them."""
-    others = {
-        "classifier": "classifier",
-        "first-stage": "first_stage",
-        "first-stage-ft": "first_stage",
-        "preview": "preview",
-    }
-    denoiser = variants.base(name)
-    entry = config.zoo[others[name]] if name in others else config.zoo.denoisers[denoiser]
-    sizes = OmegaConf.to_container(entry, resolve=True)
-    return {key: value for key, value in sizes.items() if key != "file"}
 
 
 def train(
@@ -336,35 +360,3 @@ def take_turns(
         if not interrupted():
             workshop.keep_snapshots(training)
             workshop.export(training)
-
-
-def recipes(
-    config: DictConfig, device: torch.device, names: Sequence[str] | None = None
-) -> list[DictConfig]:
-    """The chosen recipe, or those of ``names``, or all of the zoo in order of dependence.
-
-    Raises:
-        InputError: if the zoo has no recipes, or none of a name.
-    """
-    given = {k: v for k, v in config.train.items() if v is not None and k not in OF_THE_COMMAND}
-    if "kind" in given:
-        chosen = [OmegaConf.create(given)]
-    else:
-        folder = ROOT / "configs" / "train" / config.zoo.name
-        if not folder.is_dir():
-            known = ", ".join(sorted(path.name for path in (ROOT / "configs" / "train").iterdir()))
-            raise InputError(f"zoo={config.zoo.name} has no training recipes; known: {known}")
-        parts = ["classifier", "first-stage", config.zoo.first_stage.file, "preview"]
-        known = dict.fromkeys([*parts, *config.zoo.denoisers])
-        unknown = [name for name in names or () if name not in known]
-        if unknown:
-            raise InputError(
-                f"zoo={config.zoo.name} has no recipe of {unknown[0]}; known: {', '.join(known)}"
-            )
-        files = [folder / f"{name}.yaml" for name in names or known]
-        chosen = [OmegaConf.merge(OmegaConf.load(file), given) for file in files]
-    for recipe in chosen:
-        on_gpu = recipe.pop("on_gpu", {})
-        if device.type != "cpu":
-            recipe.update({name: value for name, value in on_gpu.items() if name not in given})
-    return chosen

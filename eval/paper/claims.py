@@ -214,6 +214,23 @@ def fewer_steps(data: Data) -> Finding:
     return Finding(text, reached, data.thresholds.fewer_steps)
 
 
+def dominates_model_stitching(data: Data) -> Finding:
+    """Of every stitch: is T-Stitch as good for no more MACs?"""
+    found, counts, total = data.points("fig10"), {}, 0
+    for metric, sign in (("fid", 1), ("is", -1)):
+        stitched, theirs = (
+            [(macs(r), sign * value(r, metric)) for p, r in found if p.series == series]
+            for series in (0, 1)
+        )
+        total = len(theirs)
+        counts[metric] = sum(
+            any(cost <= most and one <= other for cost, one in stitched) for most, other in theirs
+        )
+    text = f"as good for no more MACs as {counts['fid']} of {total} stitches in FID, "
+    share = min(counts.values()) / total
+    return Finding(f"{text}{counts['is']} in IS", share, data.thresholds.dominates)
+
+
 def few_and_many_images(data: Data) -> Finding:
     few, many = data.curve("fig13", "fid", 0), data.curve("fig13", "fid", 1)
     shares = sorted(few)
@@ -308,6 +325,8 @@ CLAIMS = [
           low_frequencies_come_first),
     Claim("competitive with fewer steps of the large denoiser", "better for 50 to 100 steps",
           fewer_steps),
+    Claim("T-Stitch dominates model stitching", "better FID and IS for the same time",
+          dominates_model_stitching),
     Claim("FID of 5,000 and of 50,000 images agree in order", "the same picture",
           few_and_many_images),
     Claim("precision and recall hardly change up to 40 %",

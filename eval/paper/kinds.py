@@ -221,9 +221,11 @@ def _cloud(drawing: Drawing, points, series: dict, index: int, metric: str, time
     """One series of a Pareto plot."""
     times = [value(record, timed) for _, record in points]
     values = [value(record, metric) for _, record in points]
+    label = drawing.text(series["label"], points[0][0])
+    if series.get("frontier"):
+        return _frontier(times, values, metric, label, index, faint=index)
     if len(points[0][0].fractions) == 1:
         line = sorted(zip(times, values, strict=True))
-        label = drawing.text(series["label"], points[0][0])
         return [plots.Curve(label, *zip(*line, strict=True), colour=index)]
     drawn = _frontier(times, values, metric, "Pareto frontier", 0)
     singles = [(point, t, v) for (point, _), t, v in zip(points, times, values, strict=True)
@@ -235,11 +237,11 @@ def _cloud(drawing: Drawing, points, series: dict, index: int, metric: str, time
     return drawn
 
 
-def _frontier(times, values, metric: str, label: str, colour: int, error: float = 0.0):
+def _frontier(times, values, metric: str, label: str, colour: int, error=0.0, faint=plots.FAINT):
     sign = -1 if METRICS[metric].better == "higher" else 1
     best = pareto_frontier(times, [sign * v for v in values])
     return [
-        plots.Curve("", times, values, "faint", plots.FAINT, colour == 3),
+        plots.Curve("", times, values, "faint", faint, colour == 3),
         plots.Curve(
             label, [times[i] for i in best], [values[i] for i in best], "line", colour,
             colour == 3, error,

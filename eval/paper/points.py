@@ -156,7 +156,7 @@ class Planner:
 
     def _points_of(self, figure, panel, index, series, setting) -> Iterable[Point]:
         config = self._compose(figure, setting)
-        for fractions, allocation in self._allocations(figure, series):
+        for fractions, allocation in self._allocations(figure, series, self._zoo(config)):
             run = self._run(config, allocation)
             if "shown" in figure and "beside" not in figure:
                 run = dataclasses.replace(run, num_images=min(figure["shown"], run.num_images))
@@ -168,13 +168,18 @@ class Planner:
         making = self.config.run and not self.config.dry_run
         return build.create(group, self._zoo(config), planning=True, probe=making)
 
-    def _allocations(self, figure: dict, series: dict) -> Iterable[tuple[tuple[float, ...], dict]]:
+    def _allocations(
+        self, figure: dict, series: dict, zoo: models.Zoo
+    ) -> Iterable[tuple[tuple[float, ...], dict]]:
         """(fractions, settings of the group ``allocation``) of a series."""
         wanted = series.get("allocations") or figure.get("allocations")
         if wanted is None:
             # Trajectories of every denoiser by itself.
             wanted = {"denoisers": series["denoisers"], "each": True}
-        names = [self.parts(figure)[part] for part in wanted["denoisers"]]
+        if wanted.get("stitches"):
+            names, wanted = zoo.stitches, {"each": True}
+        else:
+            names = [self.parts(figure)[part] for part in wanted["denoisers"]]
         resolution = self._own(figure).get("resolution", wanted.get("resolution"))
         if "rule" in wanted:
             share = wanted.get("small", 0.5)

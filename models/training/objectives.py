@@ -205,11 +205,8 @@ def reconstruction(network: nn.Module, test) -> dict[str, float]:
 @torch.no_grad()
 def posteriors(first_stage: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled mean and standard deviation of every image's latents, (N, c, h, w) each."""
-    means, stds = [], []
-    for chunk in tqdm(images.split(500), desc="latents", unit="chunk", leave=False, disable=None):
-        mean = first_stage.encode(chunk)
-        means.append(mean)
-        stds.append(first_stage.encode(chunk, torch.ones_like(mean)) - mean)
+    chunks = tqdm(images.split(500), desc="latents", unit="chunk", leave=False, disable=None)
+    means, stds = zip(*map(first_stage.moments, chunks), strict=True)
     return torch.cat(means), torch.cat(stds)
 
 

@@ -2,7 +2,8 @@
 
 With many ranks on one network file system, opening each other's files is what costs. Names tell
 nearly all: ``shard-000012.npz`` is there, ``shard-000012.lease`` says that somebody is at it, and
-``shard-000012.short`` that it has fewer images than ``shard_size``, or none yet.
+``shard-000012.short`` that it has fewer images than ``shard_size``, or none yet. Shards of latents
+end in ``.safetensors``.
 """
 
 import os
@@ -10,8 +11,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SHARD, LEASE, SHORT = ".npz", ".lease", ".short"
-_NAME = re.compile(r"shard-(\d+)(\.npz|\.lease|\.short)|\.shard-(\d+)\.npz\..*\.tmp")
+SHARD, LATENTS, LEASE, SHORT = ".npz", ".safetensors", ".lease", ".short"
+_NAME = re.compile(
+    r"shard-(\d+)(\.npz|\.safetensors|\.lease|\.short)|\.shard-(\d+)\.(?:npz|safetensors)\..*\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Listing:
 def look(path: Path) -> Listing:
     """List the folder at ``path``; one that is not there is empty."""
     found = Listing()
-    of_kind = {SHARD: found.stored, LEASE: found.leased, SHORT: found.short}
+    of_kind = {SHARD: found.stored, LATENTS: found.stored, LEASE: found.leased, SHORT: found.short}
     try:
         names = os.listdir(path)
     except FileNotFoundError:
@@ -50,5 +53,5 @@ def look(path: Path) -> Listing:
 
 
 def named(path: Path, shard: int, kind: str) -> Path:
-    """The file of ``shard`` in the folder at ``path`` that is of a kind: SHARD, LEASE or SHORT."""
+    """The file of ``shard`` in the folder at ``path`` that is of a kind, such as SHARD or LEASE."""
     return path / f"shard-{shard:06d}{kind}"

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import time
 import types
 from collections.abc import Iterator, Mapping
@@ -47,6 +46,10 @@ class ShardFolder:
         ShardError: if the folder belongs to another run or has another shard size.
     """
 
+    # What a folder of something else than images has instead; see ``stitch.runs.latents``.
+    codec, suffix = shard_file, listing.SHARD
+    setting, remedy = "samples", "sample again, which makes what is missing"
+
     def __init__(
         self,
         path: str | Path,
@@ -63,12 +66,12 @@ class ShardFolder:
         owner = read_owner(self.path)
         if owner is not None and owner["run"] != self.run:
             raise ShardError(
-                f"samples={self.path} belongs to another run: "
+                f"{self.setting}={self.path} belongs to another run: "
                 f"{differences(owner['run'], self.run)}; choose another folder"
             )
         if owner is not None and owner["shard_size"] != self.shard_size:
             raise ShardError(
-                f"samples={self.path} has shards of {owner['shard_size']} images, not "
+                f"{self.setting}={self.path} has shards of {owner['shard_size']} images, not "
                 f"shard_size={self.shard_size}; use the same size or another folder"
             )
 
@@ -112,7 +115,7 @@ class ShardFolder:
         return range(start, min(start + self.shard_size, num_images))
 
     def shard_path(self, shard: int) -> Path:
-        return listing.named(self.path, shard, listing.SHARD)
+        return listing.named(self.path, shard, self.suffix)
 
     def missing(self, num_images: int) -> list[int]:
         """Shards that are not there, damaged, or hold fewer images than ``num_images`` need."""
@@ -154,8 +157,8 @@ class ShardFolder:
         shards = "a shard" if len(unfit) == 1 else f"{len(unfit)} shards"
         whole = f", or take the images before it with num_images={first * self.shard_size}"
         raise ShardError(
-            f"samples={self.path} lacks {shards} with {lost} of {num_images} images: "
-            f"{unfit[first]}; sample again, which makes what is missing{whole if first else ''}"
+            f"{self.setting}={self.path} lacks {shards} with {lost} of {num_images} images: "
+            f"{unfit[first]}; {self.remedy}{whole if first else ''}"
         )
 
     def length(self, shard: int) -> int:
@@ -163,7 +166,7 @@ class ShardFolder:
 
         Other damage than that of its end is for ``read`` and ``remove_damaged`` to find.
         """
-        return shard_file.length(self.shard_path(shard))
+        return self.codec.length(self.shard_path(shard))
 
     def lacking(self, num_images: int) -> list[int]:
         """Shards that do not say that they have their part of ``num_images``; see ``length``."""
@@ -183,7 +186,7 @@ class ShardFolder:
             ShardError: if it is damaged, of another run, or of other indices.
         """
         path = self.shard_path(shard)
-        images, labels, start, run = shard_file.load(path)
+        images, labels, start, run = self.codec.load(path)
         if start != shard * self.shard_size or len(images) > self.shard_size:
             raise ShardError(f"{path} holds {len(images)} images of index {start} and up")
         if run not in (None, content_hash(self.run)):
@@ -227,8 +230,7 @@ class ShardFolder:
         That is the most that was asked for, or what the last shard ends with if that is more.
         """
         stated = (read_owner(self.path) or {}).get("num_images", 0)
-        names = (re.fullmatch(r"shard-(\d+)\.npz", path.name) for path in self.path.glob("*.npz"))
-        last = max((int(name[1]) for name in names if name), default=None)
+        last = max(listing.look(self.path).stored, default=None)
         if last is None:
             return stated
         return max(stated, last * self.shard_size + max(1, self.length(last)))
@@ -244,7 +246,7 @@ class ShardFolder:
         if self.length(shard) > len(labels):
             return
         start, run = shard * self.shard_size, content_hash(self.run)
-        data = shard_file.encode(images, labels, start, run)
+        data = self.codec.encode(images, labels, start, run)
         short = len(labels) < self.shard_size
         with storing(self.shard_path(shard)):
             try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
@@ -35,6 +35,12 @@ def write(zoo: str, folder: str | Path, denoisers: Sequence[str] | None = None) 
     card = OmegaConf.load(CARDS / f"{zoo}.yaml")
     folder = Path(folder).resolve()
     card.checkpoints = str(folder)
+    write_card(card, denoisers)
+    return [f"zoo={zoo}", f"zoo.checkpoints={folder}"]
+
+
+def write_card(card: DictConfig, denoisers: Sequence[str] | None = None) -> None:
+    """Write what ``write`` does, of a zoo whose card may have been changed."""
     made = models.Zoo(card)
     for name in [*(denoisers or made.denoisers), "first-stage"]:
         path = made.file(name).path
@@ -42,7 +48,6 @@ def write(zoo: str, folder: str | Path, denoisers: Sequence[str] | None = None) 
             _save(made.skeleton(name), path)
             record = {"sha256": sha256_of(path), "weights": "deterministic values"}
             record_path(path).write_text(json.dumps(record))
-    return [f"zoo={zoo}", f"zoo.checkpoints={folder}"]
 
 
 def _save(skeleton: nn.Module, path: Path) -> None:

@@ -17,8 +17,8 @@ from models import text
 from models.checkpoint import load_checkpoint
 from models.errors import InputError
 from models.registry import create
+from models.training.recipes import recipes
 from stitch.text_training import TextWorkshop
-from stitch.training import recipes
 from stitch.training import train as run
 from tests.commands import compose
 

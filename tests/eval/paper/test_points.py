@@ -1,5 +1,9 @@
-"""Figures on a zoo that has not all families of denoisers."""
+"""Which runs a figure has, and on a zoo that has not all families of denoisers."""
 
+import hydra
+
+from eval.paper.points import Planner
+from scripts import cli
 from tests import commands
 
 
@@ -15,3 +19,15 @@ def test_figures_of_families_that_a_zoo_lacks_are_left_out_and_named(tmp_path, c
 def test_a_figure_of_a_family_that_the_zoo_lacks_is_refused_alone(tmp_path):
     line = commands.refusal("figures", "zoo=imagenette64", "figure=table1", f"runs={tmp_path}")
     assert "imagenette64 has no denoisers of the family ldm, which figure=table1 is of" in line
+
+
+def test_every_stitch_takes_all_steps_beside_t_stitch(tmp_path):
+    words = ["zoo=fashion", "figure=fig10", "protocol=cpu", f"runs={tmp_path}"]
+    with hydra.initialize_config_dir(str(cli.CONFIGS.resolve()), version_base="1.3"):
+        config = cli.compose("figures", words)
+        points = Planner(config, cli.compose, words).points(config.figure.fig10)
+    stitched = [str(point.run.allocation) for point in points if point.series == 1]
+    assert stitched == [f"stitched:{index}*20" for index in range(14)]
+    assert {point.run.num_images for point in points} == {2000}
+    shares = [point.share for point in points if point.series == 0]
+    assert sorted(shares) == [share / 10 for share in range(11)]

@@ -64,7 +64,8 @@ class Trajectory:
     def __post_init__(self):
         asked = {*self.allocation.denoisers, self.guidance.guide}
         # Others are left alone: a zoo loads a denoiser on first use.
-        specs = {n: self.denoisers[n].spec if n in asked else None for n in self.denoisers}
+        specs = dict.fromkeys(self.denoisers)
+        specs |= {name: self.denoisers[name].spec for name in asked if name in self.denoisers}
         check_fit(specs, self.allocation, len(self.timesteps), self.guidance, self.schedule)
 
     @cached_property

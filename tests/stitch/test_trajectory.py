@@ -32,8 +32,10 @@ def tiny(width=16, **overrides):
 
 @pytest.fixture(scope="module")
 def zoo():
+    denoisers = {"S": tiny(16), "L": tiny(24)}
     return SimpleNamespace(
-        denoisers={"S": tiny(16), "L": tiny(24)},
+        denoisers=denoisers,
+        specs={name: denoiser.spec for name, denoiser in denoisers.items()},
         first_stage=models.create("first-stage-identity"),
         schedule="ddpm-linear",
         classes=Classes(5),

@@ -149,7 +149,7 @@ class Zoo:
     def known(self) -> str:
         """The names of all denoisers, for messages."""
         stitches = [f"{self.stitches[0]} to {self.stitches[-1]}"] if self.stitches else []
-        return ", ".join([*self.card.denoisers, *stitches])
+        return ", ".join([*self.denoisers, *stitches])
 
     @property
     def first_stage(self) -> nn.Module:
@@ -259,6 +259,10 @@ class Zoo:
 
     def _spec(self, name: str) -> DenoiserSpec:
         return dataclasses.replace(self.skeleton(name).spec, interval=variants.interval(name))
+
+    def _unlisted(self, name: str) -> bool:
+        """Whether it is a stitch, or weights that are not there, which a plan may name."""
+        return variants.base(name) in self.card.denoisers or name in self.stitches
 
     def _entry(self, name: str) -> DictConfig:
         base = variants.base(_stitch_of(name)[0])

@@ -21,6 +21,7 @@ SIZES = [
     *(f"zoo.denoisers.{name}.width=12" for name in ("DiT-S", "DiT-B", "DiT-XL")),
     *(f"zoo.denoisers.{name}.depth=1" for name in ("DiT-S", "DiT-B")),
     "zoo.denoisers.DiT-XL.depth=2",
+    "~zoo.stitched",  # between blocks that these do not have
 ]
 FAST = ("++train.warmup_steps=1", "++train.ema_width=0.1")  # so that one step shows in fp16
 THIRDS = "train.interval=allocation:DiT-S*50+DiT-B*30+DiT-XL*20"

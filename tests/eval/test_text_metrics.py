@@ -115,6 +115,7 @@ def test_agreement_is_the_share_that_is_classified_as_what_the_prompt_names(tmp_
     allocation = stitch.Allocation.from_fractions({"DiT-B": 1.0}, steps=10)
     labels = list(range(10)) * 2
     images = stitch.sample(zoo, sampler, allocation, labels=labels, guidance_scale=3.0)
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))  # the miniature's margin
     scores = []
     for shift in (0, 1):
         texts = [f"a photo of {WORDS[(label + shift) % 10][0]}s" for label in range(10)]

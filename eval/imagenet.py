@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.pictures import decode_resized, find_pictures
+from eval.pictures import centre_crop, decode_resized, find_pictures
 from models.errors import InputError
 
 _SPLITS = {"train": "train", "test": "val"}
@@ -65,7 +65,9 @@ class ImageNet:
                 f"{folder.name}/: {', '.join(empty[:5])}; complete it"
             )
         self._files = [file for files in found.values() for file in files]
-        self._decode = functools.partial(decode_resized, size=size, upright=False)
+        self._decode = functools.partial(
+            decode_resized, resized=functools.partial(centre_crop, size=size), upright=False
+        )
         self.num_classes, self.count = len(classes), len(self._files)
         self.labels: Tensor = torch.tensor(
             [label for label, files in enumerate(found.values()) for _ in files]

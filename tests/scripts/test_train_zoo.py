@@ -155,7 +155,7 @@ def test_damaged_states_are_named(zoo, photographs, tmp_path):
     shutil.copytree(zoo, tmp_path, dirs_exist_ok=True)
     for state in (tmp_path / "runs" / "train" / "imagenette64" / "DiT-S").glob("*last.pt"):
         state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"DiT-S/last.pt is damaged"):
+    with pytest.raises(InputError, match=r"DiT-S/before-last.pt is damaged"):
         train_zoo(photographs, tmp_path, "train.images=96")
 
 

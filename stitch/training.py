@@ -366,6 +366,13 @@ def recipes(config: DictConfig, device: torch.device) -> list[DictConfig]:
             raise InputError(f"zoo={config.zoo.name} has no training recipes; known: {known}")
         parts = ["classifier", "first-stage", config.zoo.first_stage.file, "preview"]
         names = dict.fromkeys([*parts, *config.zoo.denoisers])
+        lacking = [name for name in names if not (folder / f"{name}.yaml").is_file()]
+        if lacking:
+            there = ", ".join(sorted(f"{config.zoo.name}/{path.stem}" for path in folder.iterdir()))
+            raise InputError(
+                f"zoo={config.zoo.name} has no training recipe of {lacking[0]}, so not all of it "
+                f"can be trained; choose one with train=, known: {there}"
+            )
         chosen = [OmegaConf.merge(OmegaConf.load(folder / f"{n}.yaml"), given) for n in names]
     for recipe in chosen:
         on_gpu = recipe.pop("on_gpu", {})

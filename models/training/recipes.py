@@ -37,6 +37,13 @@ def recipes(
                 f"zoo={config.zoo.name} has no recipe of {unknown[0]}; known: {', '.join(known)}"
             )
         files = [folder / f"{name}.yaml" for name in names or known]
+        lacking = [file.stem for file in files if not file.is_file()]
+        if lacking:
+            there = ", ".join(sorted(f"{config.zoo.name}/{path.stem}" for path in folder.iterdir()))
+            raise InputError(
+                f"zoo={config.zoo.name} has no training recipe of {lacking[0]}, so not all of it "
+                f"can be trained; choose one with train=, known: {there}"
+            )
         chosen = [OmegaConf.merge(OmegaConf.load(file), given) for file in files]
     for recipe in chosen:
         on_gpu = recipe.pop("on_gpu", {})

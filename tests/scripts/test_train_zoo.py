@@ -174,7 +174,14 @@ def test_a_denoiser_without_a_first_stage_says_what_to_train_first(photographs, 
 
 
 def test_a_zoo_without_recipes_names_those_that_have_them():
-    with pytest.raises(InputError, match="has no training recipes; known: fashion, imagenette64"):
+    with pytest.raises(
+        InputError, match="has no training recipes; known: fashion, imagenet256-dit"
+    ):
+        train("zoo=imagenet256-ldm")
+
+
+def test_a_zoo_with_recipes_of_some_networks_only_names_them():
+    with pytest.raises(InputError, match="no training recipe of .*imagenet256-dit/stitched"):
         train("zoo=imagenet256-dit")
 
 

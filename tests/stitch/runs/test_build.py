@@ -32,7 +32,7 @@ def zoo():
         denoisers=dict.fromkeys(COSTS),
         default_denoisers=list(COSTS),
         specs=dict.fromkeys(COSTS, spec),
-        weights_sha256=lambda names, recorded: dict.fromkeys([*names, "first-stage"], "0" * 64),
+        weights_sha256=lambda names, **_: dict.fromkeys([*names, "first-stage"], "0" * 64),
         macs=COSTS.__getitem__,
     )
 

@@ -14,7 +14,7 @@ from tests import ROOT
 
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "fashion"
-FIGURES = sorted(FOLDER.glob("*.json"))
+FIGURES = sorted(FOLDER.glob("*.json")) + sorted((DOCS / "fashion-text").glob("*.json"))
 TABLES = [path for path in FIGURES if path.with_suffix(".md").is_file()]
 SETTINGS = {"steps", "guidance", "images"}
 
@@ -58,10 +58,11 @@ def of_timing(point, name):
     compiled = ", compiled" if content["compile"] else ""
     if "source" in point:
         run = json.loads((ROOT / point["source"]).read_text())["run"]
-        for setting in ("zoo", "sampler", "dtype", "quantisation"):
-            assert content[setting] == run[setting]
-        for setting in ("channels", "guide", "steps", "log_snr"):
-            assert content["guidance"][setting] == run["guidance"][setting]
+        # Pipelines have sizes, and no quantisation and channels.
+        for setting in ("zoo", "sampler", "dtype", "quantisation", "size", "call"):
+            assert content.get(setting) == run.get(setting)
+        for setting in ("channels", "guide", "steps", "log_snr", "embedding"):
+            assert content["guidance"].get(setting) == run["guidance"].get(setting)
     facts = {
         "allocation": entry["allocation"],
         "sampler": content["sampler"]["name"],

@@ -140,7 +140,7 @@ def test_a_table_shows_the_numbers_of_its_json(path):
     """Key of a point, and the unit, by the heading of a column."""
     columns = {
         "fid": ("fid", 1), "is": ("is", 1), "precision": ("precision", 1), "recall": ("recall", 1),
-        "time": ("ms_per_image", 1), "gmacs": ("gmacs_per_image", 1),
+        "agreement": ("agreement", 1), "time": ("ms_per_image", 1), "gmacs": ("gmacs_per_image", 1),
         "memory": ("peak_rss_mb", 1), "latency": ("ms_per_8_images", 1e3),
         **{column: (column, unit) for column, unit in tables.OF_NETWORKS.items()},
     }  # fmt: skip
@@ -154,7 +154,9 @@ def test_a_table_shows_the_numbers_of_its_json(path):
         digits = tables.decimals(column)
         for row, point in zip(rows, points, strict=True):
             value = point[key] if unit == 1 else point[key] / unit
-            shown = str(value) if digits is None else f"{value:.{digits}f}"
+            shown = (
+                "-" if value is None else str(value) if digits is None else f"{value:.{digits}f}"
+            )
             assert row[head.index(tables.heading(column))] == shown
             checked += 1
     assert checked >= len(rows)

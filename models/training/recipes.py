@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from models import stitched, variants
 from models.errors import InputError
 from models.zoo import ROOT
+from models.zoo import names as names_of_zoos
 
 # What ``train`` has that is not a recipe's; ``interval`` becomes one's, see ``scripts.train``.
 OF_THE_COMMAND = ("minutes", "init", "interval", "denoisers", "snapshots")
@@ -27,7 +28,7 @@ def recipes(
     else:
         folder = ROOT / "configs" / "train" / config.zoo.name
         if not folder.is_dir():
-            known = ", ".join(sorted(path.name for path in (ROOT / "configs" / "train").iterdir()))
+            known = ", ".join(name for name in names_of_zoos() if (folder.parent / name).is_dir())
             raise InputError(f"zoo={config.zoo.name} has no training recipes; known: {known}")
         parts = ["classifier", "first-stage", config.zoo.first_stage.file, "preview"]
         known = dict.fromkeys([*parts, *config.zoo.denoisers])

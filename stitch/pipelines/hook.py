@@ -87,7 +87,7 @@ class StitchHook(ModelHook):
             self._begin(kwargs)
         owner = self.members[self.allocation.steps[self._progress.step]]
         if begins or owner is not self._owner:
-            owner.begin(sample, module)
+            owner.begin(sample)
             self._owner = owner
         output = owner(args, kwargs, self._progress, self._context.said)
         if owner.predicts is None:

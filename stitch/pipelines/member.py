@@ -56,15 +56,14 @@ class Member:
         """
         self._caches = caches.caches_of(self.name, self.network, own)
 
-    def begin(self, sample: Tensor, large: nn.Module) -> None:
+    def begin(self, sample: Tensor) -> None:
         """Before a stretch of steps: come to where the latents are, and forget what was cached.
 
         Args:
-            sample: the latents of the call.
-            large: the denoiser whose precision is taken.
+            sample: the latents of the call, in the precision of the pipeline's denoiser.
         """
-        if self.network is not large:
-            _move(self.network, sample.device, large.dtype)
+        if self._answer is self.network:
+            _move(self.network, sample.device, sample.dtype)
         caches.begin(self._caches)
         begin_tokens(self.network, sample)
         if self._interval is not None:
@@ -110,10 +109,12 @@ class Member:
 
 def _move(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move a denoiser, unless offloading decides where it is."""
+    first = next(network.parameters(), None)
+    if first is None or (first.device == device and first.dtype == dtype):
+        return
     offloaded = hasattr(network, "_hf_hook") or any(
-        "group_offloading" in registry.hooks
-        for module in network.modules()
-        if (registry := vars(module).get("_diffusers_hook"))
+        "group_offloading" in module._diffusers_hook.hooks for module in caches.hooked(network)
     )
+    # The precision of a whole network: parts may be kept or stored in another.
     if not offloaded and (network.device != device or network.dtype != dtype):
         network.to(device=device, dtype=dtype)

@@ -70,8 +70,8 @@ def stitch_pipeline(
     of the scheduler's ``timesteps`` in a call: with PNDM one more than were asked for, with Heun
     almost twice as many, and in image-to-image also those that are passed over.
 
-    The others come to the large one's precision and to the latents' device when they are needed
-    first, and stay. Caches, these and those that diffusers has put on a denoiser, begin anew where
+    The others come to the device and the precision of the latents when they are needed first, and
+    stay. Caches, these and those that diffusers has put on a denoiser, begin anew where
     a denoiser takes over and where a trajectory begins.
 
     Args:
@@ -140,16 +140,16 @@ def _denoiser(pipe: Any, slot: str | None) -> tuple[str, nn.Module]:
     Raises:
         InputError: if there is none, or it cannot be stitched.
     """
-    kind, components = type(pipe).__name__, getattr(pipe, "components", {})
-    known = [name for name, part in components.items() if isinstance(part, nn.Module)]
+    kind = type(pipe).__name__
+    known = [name for name, part in vars(pipe).items() if isinstance(part, nn.Module)]
     if slot is None:
         slot = next((name for name in SLOTS if name in known), None)
-    if slot not in known or not hasattr(components.get("scheduler"), "set_timesteps"):
+    if slot not in known or not hasattr(getattr(pipe, "scheduler", None), "set_timesteps"):
         raise InputError(
             f"slot={slot}: {kind} has no such denoiser, or no scheduler; give a diffusers pipeline "
             f"with a scheduler, and one of its modules as slot: {', '.join(known) or 'none'}"
         )
-    module = components[slot]
+    module = getattr(pipe, slot)
     if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
         raise InputError(COMPILED)
     if "timestep" not in inspect.signature(module.forward).parameters:

@@ -149,7 +149,7 @@ CASES = [
     ),
     compiled,
     with_magcache,
-    lambda: compiled(shares={"large": 1}, deep=2),
+    lambda: compiled(deep={"large": 2}),
     lambda: of_call(tiny.dit_pipe(tiny.dit(2)), {"small": tiny.dit(1)}, deep=2),
 ]
 

@@ -33,10 +33,12 @@ from stitch.pipelines import stitch_pipeline
 
 def dit(layers):
     return DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=layers, sample_size=4
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4,
+        num_layers=layers, sample_size=4
     )
 
-pipe = DiTPipeline(dit(2), AutoencoderKL(block_out_channels=(8,), norm_num_groups=4), DDIMScheduler())
+vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
+pipe = DiTPipeline(dit(2), vae, DDIMScheduler())
 pipe.set_progress_bar_config(disable=True)
 with stitch_pipeline(pipe, {"small": dit(1)}, {"small": 0.5, "large": 0.5}) as stitched:
     pipe(class_labels=[1], num_inference_steps=2)

@@ -62,6 +62,6 @@ def test_everything_that_the_page_adds_works(tmp_path):
     assert "ConvNet" in result.stdout
     (table,) = (tmp_path / "runs").rglob("ends.md")
     assert "sandwich" in table.read_text() and "interleave" in table.read_text()
-    assert re.search(r"fid \d+\.\d+, means \d+\.\d+", result.stdout)
+    assert re.search(r"FID distance of means .*\n.* +\d+\.\d{3} +\d+\.\d{4} ", result.stdout)
     rules = subprocess.run(["ruff", "check", *ROOMS], cwd=tmp_path, capture_output=True, text=True)
     assert rules.returncode == 0, rules.stdout

@@ -156,7 +156,7 @@ class Planner:
 
     def _points_of(self, figure, panel, index, series, setting) -> Iterable[Point]:
         config = self._compose(figure, setting)
-        for fractions, allocation in self._allocations(figure, series, self._zoo(config)):
+        for fractions, allocation in self._allocations(figure, series, config):
             run = self._run(config, allocation)
             if "shown" in figure and "beside" not in figure:
                 run = dataclasses.replace(run, num_images=min(figure["shown"], run.num_images))
@@ -169,7 +169,7 @@ class Planner:
         return build.create(group, self._zoo(config), planning=True, probe=making)
 
     def _allocations(
-        self, figure: dict, series: dict, zoo: models.Zoo
+        self, figure: dict, series: dict, config: DictConfig
     ) -> Iterable[tuple[tuple[float, ...], dict]]:
         """(fractions, settings of the group ``allocation``) of a series."""
         wanted = series.get("allocations") or figure.get("allocations")
@@ -177,7 +177,7 @@ class Planner:
             # Trajectories of every denoiser by itself.
             wanted = {"denoisers": series["denoisers"], "each": True}
         if wanted.get("stitches"):
-            names, wanted = zoo.stitches, {"each": True}
+            names, wanted = self._zoo(config).stitches, {"each": True}
         else:
             names = [self.parts(figure)[part] for part in wanted["denoisers"]]
         resolution = self._own(figure).get("resolution", wanted.get("resolution"))

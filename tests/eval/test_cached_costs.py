@@ -11,9 +11,9 @@ import torch
 from eval.estimate import Costs, cost
 from eval.paper.evidence import latency_command
 from eval.speed import budget as plan
-from eval.speed import latency, timing
+from eval.speed import latency
 from stitch.cost import CostTable
-from stitch.runs import build, devices
+from stitch.runs import build, devices, matmul
 from tests.commands import compose
 
 SMALL = [
@@ -56,7 +56,7 @@ def clock(monkeypatch):
     """Time that only networks take: an image 1 ms of DiT-S, 3 ms of DiT-B, a tenth if forecast."""
     now, zoo = [0.0], build.load_zoo(compose("latency"), torch.device("cpu"))
     fake = SimpleNamespace(perf_counter=lambda: now[0], strftime=time.strftime, gmtime=time.gmtime)
-    monkeypatch.setattr(timing, "time", fake)
+    monkeypatch.setattr(matmul, "time", fake)
 
     def timed(method, seconds):
         def call(*inputs):

@@ -47,8 +47,8 @@ def test_samples_and_held_out_photographs_are_compared_with_the_training_ones(
 
 
 def test_a_zoo_without_photographs_is_refused():
-    line = commands.refusal("memorisation", "zoo=imagenet256-dit", "eval=imagenet")
-    assert "zoo=imagenet256-dit names no photographs" in line
+    line = commands.refusal("memorisation", "zoo=imagenet256-ldm", "eval=imagenet")
+    assert "zoo=imagenet256-ldm names no photographs" in line
 
 
 def test_missing_photographs_are_found_out_before_sampling(tmp_path):

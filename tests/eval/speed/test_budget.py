@@ -11,11 +11,11 @@ import torch
 
 from eval.paper import tables
 from eval.speed import budget as plan
-from eval.speed import latency, timing
+from eval.speed import latency
 from models.errors import InputError
 from stitch import Allocation, evaluations
 from stitch.cost import CostTable, candidates, lateness
-from stitch.runs import build
+from stitch.runs import build, matmul
 from stitch.runs.records import ResultStore
 from stitch.runs.shards import ShardFolder
 from tests.commands import compose
@@ -34,7 +34,7 @@ def clock(monkeypatch):
     """Time that only networks take: an image 1 ms of DiT-S, 3 ms of DiT-B, 10 ms of DiT-XL."""
     now, zoo = [0.0], build.load_zoo(compose("latency"), torch.device("cpu"))
     fake = SimpleNamespace(perf_counter=lambda: now[0], strftime=time.strftime, gmtime=time.gmtime)
-    monkeypatch.setattr(timing, "time", fake)
+    monkeypatch.setattr(matmul, "time", fake)
 
     def pass_time(seconds, images):
         now[0] += seconds * images

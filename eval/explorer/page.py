@@ -108,10 +108,11 @@ def blocks(desk: Desk) -> gr.Blocks:
         for index, share in enumerate(shares):
             moved = functools.partial(move, index)
             share.input(moved, everything, [*shares, *shown], **last, **hidden)
-        sample_button.click(sample, everything, cards, api_name="sample", **ask)
-        stop_button.click(stop, queue=False, **ask, **hidden)
-        chosen = frontier.select(choose, everything, [*everything, *shown], **ask, **hidden)
-        chosen.success(sample, everything, cards, **ask, **hidden)
+        anew = {**ask, "trigger_mode": "multiple"}  # it stops what is sampled now
+        sample_button.click(sample, everything, cards, api_name="sample", **anew)
+        stop_button.click(stop, concurrency_limit=None, **ask, **hidden)
+        chosen = frontier.select(choose, everything, [*everything, *shown], **anew, **hidden)
+        chosen.success(sample, everything, cards, **anew, **hidden)
     page.queue(default_concurrency_limit=_AT_ONCE)
     return page
 

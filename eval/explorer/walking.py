@@ -15,6 +15,7 @@ from stitch.runs.warmup import prepare
 from stitch.sampling import decoded
 
 _PATIENCE = 120  # seconds until who does not ask for the next view is taken to have left
+_GLANCE = 0.1  # seconds: how often somebody who waits looks whether it is over
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,15 @@ class Walker:
 
         def show(view: View) -> None:
             arrived.put(view)
-            if not looked.acquire(timeout=_PATIENCE):
-                left.set()
+            waited = 0.0
+            while not looked.acquire(timeout=_GLANCE) and not over():
+                waited += _GLANCE
+                if waited >= _PATIENCE:
+                    left.set()
 
         def work() -> None:
             try:
-                while not self._alone.acquire(timeout=0.1):
+                while not self._alone.acquire(timeout=_GLANCE):
                     if over():
                         raise Stopped
                 try:

@@ -2,12 +2,14 @@
 
 import sys
 
+from eval import explorer
 from tests.commands import refusal
 
 
 def test_without_gradio_one_line_says_how_to_install_it(monkeypatch, tmp_path):
-    for name in ("eval.explorer.page", "eval.explorer.server"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("page", "server"):  # other tests may have imported them
+        monkeypatch.delitem(sys.modules, f"eval.explorer.{name}", raising=False)
+        monkeypatch.delattr(explorer, name, raising=False)
     monkeypatch.setitem(sys.modules, "gradio", None)
     line = refusal("explore", "sampler.steps=4", f"runs={tmp_path}")
     assert "needs gradio" in line and "pip install -r requirements-explore.txt" in line

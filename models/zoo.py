@@ -217,11 +217,6 @@ class Zoo:
         with torch.device("meta"), _Undrawn():
             return create(**self._sizes(name)).to("meta")
 
-    def _spec(self, name: str) -> DenoiserSpec:
-        if name not in self._specs:
-            self._specs[name] = self.skeleton(name).spec
-        return self._specs[name]
-
     def _check(self) -> None:
         if self.decoder not in ("first-stage", "preview"):
             raise InputError(f"decoder={self.decoder} is unknown; known: first-stage, preview")

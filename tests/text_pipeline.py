@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from tests.stitch.pipelines.tiny import unet
 
 # Some words for the ten classes of Imagenette.
 WORDS = "[[tench],[springer],[cassette],[saw],[church],[horn],[truck],[pump],[ball],[parachute]]"
+HEADS = {"cross_attention_dim": 8, "attention_head_dim": 2}  # of the U-Nets
 LENGTH = 12  # tokens that the text encoder reads, with those of begin and end
 
 
@@ -22,20 +25,6 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(
         str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH
-    )
-
-
-def unet(seed: int, width: int) -> UNet2DConditionModel:
-    torch.manual_seed(seed)
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(width, 2 * width),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=2,
     )
 
 
@@ -74,13 +63,13 @@ def save(folder: Path) -> Path:
         vae=vae,
         text_encoder=text,
         tokenizer=words,
-        unet=unet(1, 8),
+        unet=unet(8, 1, **HEADS),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-    unet(2, 4).save_pretrained(folder / "unet-small")
+    unet(4, 2, **HEADS).save_pretrained(folder / "unet-small")
     return folder
 
 

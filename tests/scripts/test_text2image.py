@@ -148,7 +148,7 @@ def test_a_deep_cache_begins_anew_at_the_switch(small, tmp_path):
 
 def test_other_weights_are_another_run(pipeline, small, alone, tmp_path):
     other = shutil.copytree(pipeline, tmp_path / "other")
-    text_pipeline.unet(3, 4).save_pretrained(other / "unet-small")
+    text_pipeline.unet(4, 3, **text_pipeline.HEADS).save_pretrained(other / "unet-small")
     message = refusal("text2image", *small, f"pipeline.others.small.repo={other}",
                       f"samples={alone}")  # fmt: skip
     assert "belongs to another run: weights is" in message

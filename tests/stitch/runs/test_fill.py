@@ -1,7 +1,7 @@
 """Filling a folder by real processes: nothing twice, nothing lost, whoever dies."""
 
+import faulthandler
 import logging
-import multiprocessing
 import os
 import random
 import re
@@ -20,19 +20,19 @@ from stitch.runs import distributed, interrupt, missing
 from stitch.runs import fill as filling
 from stitch.runs.fill import begin, fill
 from stitch.runs.shards import ShardError, ShardFolder, folder_digest
+from tests.stitch.runs.ranks import ranks
 from tests.stitch.runs.test_shards import RUN, content
 
 BATCH, SHARD, DISK_FULL = 2, 6, 28
-fork = multiprocessing.get_context("fork")
+PATIENCE = 120  # seconds in which a rank that does not hang has ended
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(missing, "POLL_SECONDS", 0.01)
-
-
-def worker(path, num_images, rank, world, seconds, limit):
-    """One rank; it notes every index that it makes."""
+def worker(path, num_images, rank, world, seconds, limit, store_seconds):
+    """One rank; it notes every index that it makes, and what it says."""
+    with open(path.parent / "stderr", "a") as file:
+        os.dup2(file.fileno(), 2)
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    missing.POLL_SECONDS, filling.STORE_SECONDS = 0.01, store_seconds
     distributed.rank, distributed.world_size = lambda: rank, lambda: world
     logging.basicConfig(force=True)
     if limit:
@@ -60,9 +60,11 @@ def worker(path, num_images, rank, world, seconds, limit):
 class Workers:
     """The ranks of one launch, as processes."""
 
-    def __init__(self, path, num_images, world, seconds=0.002, limit=None):
+    def __init__(self, path, num_images, world, seconds=0.002, limit=None, store_seconds=60.0):
+        self.stderr = path.parent / "stderr"
+        arguments = (world, seconds, limit, store_seconds)
         self.processes = [
-            fork.Process(target=worker, args=(path, num_images, rank, world, seconds, limit))
+            ranks.Process(target=worker, args=(path, num_images, rank, *arguments))
             for rank in range(world)
         ]
         for process in self.processes:
@@ -75,7 +77,9 @@ class Workers:
 
     def wait(self):
         for process in self.processes:
-            process.join()
+            process.join(2 * PATIENCE)
+        said = self.stderr.read_text() if self.stderr.exists() else ""
+        assert "Timeout (" not in said, f"a rank hangs:\n{said}"
         return [process.exitcode for process in self.processes]
 
 
@@ -85,7 +89,7 @@ def made(path) -> list[int]:
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -150,13 +154,13 @@ def test_a_slow_rank_holds_nobody_up(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_after_the_batch_in_hand_and_nothing_is_made_twice(tmp_path, number, capfd):
+def test_a_signal_ends_after_the_batch_in_hand_and_nothing_is_made_twice(tmp_path, number):
     path = tmp_path / "samples"
     workers = Workers(path, 12, 1, seconds=0.5)
     wait_for(lambda: len(made(path)) >= 2)
     workers.signal(number)
     assert workers.wait() == [interrupt.EXIT_INTERRUPTED]
-    assert f"rank 0: {number.name} received" in capfd.readouterr().err
+    assert f"rank 0: {number.name} received" in workers.stderr.read_text()
     folder = ShardFolder(path, RUN, SHARD)
     assert 2 <= sum(folder.length(shard) for shard in range(2)) == len(made(path)) < 12
     assert not list(path.glob("*.lease"))
@@ -174,10 +178,9 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert workers.wait() == [-signal.SIGTERM]
 
 
-def test_of_a_long_shard_a_kill_costs_what_was_made_since_it_was_last_stored(tmp_path, monkeypatch):
-    monkeypatch.setattr(filling, "STORE_SECONDS", 0.0)
+def test_of_a_long_shard_a_kill_costs_what_was_made_since_it_was_last_stored(tmp_path):
     path = tmp_path / "samples"
-    workers = Workers(path, 6, 1, seconds=0.3)
+    workers = Workers(path, 6, 1, seconds=0.3, store_seconds=0.0)
     wait_for(lambda: ShardFolder(path, RUN, SHARD).length(0) >= 4)
     workers.signal(signal.SIGKILL)
     workers.wait()
@@ -213,15 +216,18 @@ def test_damaged_foreign_and_misplaced_shards_are_made_again(tmp_path):
     assert not list(path.glob(".*.tmp"))
 
 
-def test_ranks_without_a_shard_say_so(tmp_path, capfd):
+def test_ranks_without_a_shard_say_so(tmp_path):
     workers = Workers(tmp_path / "samples", 2, 3, seconds=1)
     assert workers.wait() == [0, 0, 0]
-    assert capfd.readouterr().err.count("of 3 has no shard to make") >= 1
+    assert workers.stderr.read_text().count("of 3 has no shard to make") >= 1
 
 
-def test_one_bar_counts_the_images_of_all_ranks(tmp_path, capfd):
-    Workers(tmp_path / "samples", 60, 3, seconds=0.05).wait()
-    ends = re.findall(r"60/60[^\r\n]*\n", capfd.readouterr().err)  # every bar goes to a new line
+def test_one_bar_counts_the_images_of_all_ranks(tmp_path):
+    workers = Workers(tmp_path / "samples", 60, 3, seconds=0.05)
+    assert workers.wait() == [0, 0, 0]
+    ends = re.findall(
+        r"60/60[^\r\n]*\n", workers.stderr.read_bytes().decode()
+    )  # every bar goes to a new line
     assert len(ends) == 1 and "img/s" in ends[0]
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -11,8 +10,7 @@ import pytest
 
 from stitch.runs.leases import Leases
 from stitch.runs.shards import ShardError
-
-fork = multiprocessing.get_context("fork")
+from tests.stitch.runs.ranks import ranks
 
 
 def leases(folder):
@@ -44,7 +42,7 @@ def move_to_another_machine(lease):
 @pytest.fixture
 def dead(tmp_path):
     """The lease that a killed process left behind."""
-    process = fork.Process(target=hold_forever, args=(tmp_path,))
+    process = ranks.Process(target=hold_forever, args=(tmp_path,))
     process.start()
     # Not an event of multiprocessing: killed while it sets one, the child would keep its lock.
     observer, deadline = leases(tmp_path), time.monotonic() + 30

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -191,5 +192,5 @@ def test_a_stitch_is_sampled_by_its_name(tmp_path):
         stitch.sample(zoo, sampler, stitch.Allocation.parse(text), labels=[0, 3], seed=0)
         for text in ("DiT-XL*2", "stitched:1*2", "DiT-XL*1+stitched:9*1")
     )
-    assert (one == two).all()
-    assert (one != other).any()
+    assert np.abs(one.astype(int) - two).max() <= 1  # of two networks, so up to rounding
+    assert np.abs(one.astype(int) - other).max() > 9

@@ -33,6 +33,13 @@ def aged(name: str, images: int) -> str:
     return f"{name}{SIGN}{age}"
 
 
+def order(name: str) -> tuple[str, list[int], str]:
+    """What names are sorted by: their bases, then ages and intervals as numbers."""
+    first, _, rest = name.partition(SIGN)
+    numbers = [int(digits) * 1000 ** len(k) for digits, k in re.findall(r"(\d+)(k?)", rest)]
+    return first, numbers, name
+
+
 def interval(name: str) -> tuple[int, int] | None:
     """The timesteps [low, high) that a variant was fine-tuned on, by its name; None: all."""
     found = re.fullmatch(rf"[^{SIGN}]*{SIGN}(\d+)-(\d+)", name)

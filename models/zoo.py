@@ -249,7 +249,7 @@ class Zoo:
     def _variants(self) -> list[str]:
         """Names of other weights of the card's denoisers that are in the folder."""
         files = (ROOT / self.card.checkpoints).glob(f"*{variants.SIGN}*.safetensors")
-        names = sorted(file.stem for file in files)
+        names = sorted((file.stem for file in files), key=variants.order)
         return [name for name in names if variants.base(name) in self.card.denoisers]
 
     def _spec(self, name: str) -> DenoiserSpec:

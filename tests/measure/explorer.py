@@ -61,6 +61,7 @@ def watch(address: str, clock: Clock, folder: Path) -> None:
             for scheme in ("light", "dark"):
                 view.set_viewport_size({"width": width, "height": 900})
                 view.emulate_media(color_scheme=scheme)
+                view.wait_for_timeout(500)  # colours change slowly
                 view.screenshot(path=folder / f"explorer-{width}-{scheme}.png", full_page=True)
         browser.close()
 

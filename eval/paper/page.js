@@ -1,6 +1,6 @@
 "use strict";
 // Okabe and Ito's colours, darkened until white text can be read on them.
-const COLOURS = ["#2a7fb0", "#00795a", "#b84a00", "#9a5081", "#8a6500", "#4b5563"];
+const COLOURS = ["#2a7fb0", "#00795a", "#b84a00", "#9a5081", "#8a6500", "#5b5fc7", "#4b5563"];
 
 // ---- small tools ----
 
@@ -168,7 +168,8 @@ function explorer(box, index) {
   }
 
   function mark(one, [cx, cy], on, current) {
-    const single = runs(one.allocation).length === 1;
+    const names = runs(one.allocation).map(([name]) => name);
+    const single = names.length === 1 && data.denoisers.includes(names[0]);
     const chosenNow = one === chosen.A || one === chosen.B;
     const kind = ["point", on && "on", single && "single", chosenNow && "chosen"].filter(Boolean).join(" ");
     const point = svg("g", {
@@ -179,7 +180,7 @@ function explorer(box, index) {
       svg("circle", { class: "area", cx, cy, r: 9 }),
       svg("circle", { class: "ring", cx, cy, r: 8 }),
       svg("circle", { class: "dot", cx, cy, r: single ? 5.5 : 4 }),
-      single ? svg("text", { class: "name", x: cx, y: cy - 10, "text-anchor": cx > width - 60 ? "end" : "middle" }, runs(one.allocation)[0][0]) : null);
+      single ? svg("text", { class: "name", x: cx, y: cy - 10, "text-anchor": cx > width - 60 ? "end" : "middle" }, names[0]) : null);
     for (const event of ["pointerenter", "focus"]) point.addEventListener(event, () => tip(one, cx, cy));
     for (const event of ["pointerleave", "blur"]) point.addEventListener(event, () => chart.querySelector(".tip")?.remove());
     point.addEventListener("click", () => choose(one));
@@ -235,8 +236,7 @@ function explorer(box, index) {
     const total = runs(one.allocation).reduce((sum, [, count]) => sum + count, 0);
     const steps = html("div", { class: "steps", role: "img", "aria-label": `steps from noise to image: ${one.allocation}` },
       ...runs(one.allocation).map(([name, count]) => {
-        const colour = COLOURS[data.denoisers.indexOf(name) % COLOURS.length];
-        return html("span", { style: `width:${(100 * count) / total}%;background:${colour}`, title: `${name}: ${count} of ${total} steps` }, name);
+        return html("span", { style: `width:${(100 * count) / total}%;background:${colour(name)}`, title: `${name}: ${count} of ${total} steps` }, name);
       }));
     const list = html("dl", {}, ...facts(one).map(([name, value]) => html("div", { class: name.includes("(") ? "long" : null }, html("dt", {}, name), html("dd", {}, value))));
     const pictures = one.pictures
@@ -245,6 +245,12 @@ function explorer(box, index) {
     return html("div", { class: `card ${letter === active ? "active" : ""}`, "data-card": letter },
       html("label", {}, radio, " a point goes here"), html("h4", {}, `${letter}: ${one.allocation}`),
       steps, list, ...pictures, html("p", {}, `${one.setting}, ${one.protocol}, `, html("code", {}, one.record)));
+  }
+
+  // Other weights of a denoiser (DiT-XL@0-199) have its colour; what is no denoiser has the last one.
+  function colour(name) {
+    const place = data.denoisers.indexOf(name.split("@")[0]);
+    return place < 0 ? COLOURS.at(-1) : COLOURS[place % (COLOURS.length - 1)];
   }
 
   function compare(a, b) {

@@ -31,7 +31,7 @@ def tradeoffs(config: DictConfig, zoo: models.Zoo) -> dict:
     """
     store, measured = record_store(config), latencies(Path(config.runs))
     records = [record for record in store.all() if record["run"].get("zoo") == zoo.name]
-    names, protocols = _settings(records), _protocols(records)
+    names, protocols = _settings(records, zoo), _protocols(records)
     points = []
     for record, setting, protocol in zip(records, names, protocols, strict=True):
         run, cost = record["run"], record["cost"]
@@ -84,9 +84,9 @@ def _decoder(run: dict, zoo: models.Zoo) -> str:
     return "preview" if preview else "first-stage"
 
 
-def _settings(records: list[dict]) -> list[str]:
+def _settings(records: list[dict], zoo: models.Zoo) -> list[str]:
     """What each record's run is of but its allocation, as text: what is usual is not said."""
-    found = [_conditions(record) for record in records]
+    found = [{**_conditions(record), "decoder": _decoder(record["run"], zoo)} for record in records]
     usual = {name: _usual(name, found) for name in {one["sampler.name"] for one in found}}
     texts = []
     for one in found:

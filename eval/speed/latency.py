@@ -193,19 +193,19 @@ def measure_costs(config: DictConfig, points: Sequence[Run], batch: int) -> Cost
 def table(result: dict) -> list[str]:
     """A measurement as lines of text; the speed-up is against the slowest allocation."""
     points = result["points"]
+    peaks = [point.get("peak_allocated_mb", point.get("peak_rss_mb")) for point in points]
     slowest = max(point["ms_per_8_images"] for point in points)
     width = max(len(point["allocation"]) for point in points)
     head = f"{'allocation':{width}} {'ms / 8 images':>14} {'fastest - slowest':>20} "
-    lines = [
-        f"{head}{'speed-up':>9} {'ms / image':>11} {'M params':>9} {'MB stored':>10} {'peak MB':>8}"
-    ]
-    for point in points:
+    head += f"{'speed-up':>9} {'ms / image':>11} {'M params':>9} {'MB stored':>10}"
+    lines = [f"{head} {'peak MB':>8}" if any(peaks) else head]
+    for point, peak in zip(points, peaks, strict=True):
         spread = f"{point['ms_per_8_images_fastest']:.1f} - {point['ms_per_8_images_slowest']:.1f}"
-        peak = point.get("peak_allocated_mb", point.get("peak_rss_mb", float("nan")))
         lines.append(
             f"{point['allocation']:{width}} {point['ms_per_8_images']:14.1f} {spread:>20} "
             f"{slowest / point['ms_per_8_images']:8.2f}x {point['ms_per_image']:11.2f} "
-            f"{point['params'] / 1e6:9.2f} {point['storage_bytes'] / 1e6:10.2f} {peak:8.0f}"
+            f"{point['params'] / 1e6:9.2f} {point['storage_bytes'] / 1e6:10.2f}"
+            f"{f' {peak:8.0f}' if peak else ''}"
         )
     lines.append(
         f"batch {result['batch_size']} for ms / image, {result['dtype']}"

@@ -6,9 +6,11 @@ import re
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 import models
 from eval.paper import claims, tables
+from eval.paper.tradeoffs import tradeoffs
 from models import variants
 from stitch.runs.records import content_hash
 from tests import ROOT
@@ -182,3 +184,10 @@ def test_what_is_shipped_is_of_clean_commits():
         if not re.fullmatch("[0-9a-f]{7,40}", facts["commit"]):
             unclean.append(str(path))
     assert unclean == []
+
+
+@pytest.mark.parametrize("folder", ["fashion", "search/fashion"])
+def test_points_of_one_setting_of_the_report_differ_in_their_allocations(folder, zoo):
+    points = tradeoffs(OmegaConf.create({"runs": f"{DOCS / folder}"}), zoo)["points"]
+    named = [(point["setting"], point["protocol"], point["allocation"]) for point in points]
+    assert len(named) == len(set(named)) > 100

@@ -253,5 +253,5 @@ def draw(path: Path, found: dict) -> None:
                 error=CERTAIN * statistics.median(point["fid_error"] for point in line),
             )
         )
-    panel = plots.Panel("", "ms per image", "FID", lines, log=True)
+    panel = plots.Panel("", "ms per image", "FID", lines, log="xy")
     plots.panels(path, [[panel]], f"The frontier on {found['zoo']}", caption(found))

@@ -153,7 +153,7 @@ def curves(drawing: Drawing) -> None:
                 else:
                     label = f"{label} (filled: ours, open: reported)"
                 lines += [dataclasses.replace(line, label="") for line in papers]
-            log = metric in figure.get("log", [])
+            log = "y" if metric in figure.get("log", []) else ""
             ours.append(plots.Panel(title, share, label, lines, log))
             if papers and not drawing.same_data:
                 on = "ms per image (RTX 3090)" if metric == "time" else METRICS[metric].axis
@@ -207,7 +207,7 @@ def pareto(drawing: Drawing) -> None:
                             METRICS[metric].axis, theirs, companion=True,
                         )
                     )  # fmt: skip
-            log = metric in figure.get("log", [])
+            log = "y" if metric in figure.get("log", []) else ""
             row.append(plots.Panel(titles[p], axis, METRICS[metric].axis, drawn, log=log))
         rows.append(row)
     if len(rows[0]) == 1:

@@ -71,14 +71,19 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves on common axes."""
+    """Curves on common axes.
+
+    Attributes:
+        log: the axes that are logarithmic: "", "y" or "xy".
+        companion: another data set's numbers, on a grey ground.
+    """
 
     title: str
     x: str
     y: str
     curves: list[Curve] = field(default_factory=list)
-    log: bool = False
-    companion: bool = False  # another data set's numbers, on a grey ground
+    log: str = ""
+    companion: bool = False
 
 
 def shade(share: float) -> str:
@@ -147,11 +152,12 @@ def _draw(axes, panel: Panel) -> None:
                 label=label, markersize=3.5, linewidth=1.2, capsize=1.5, elinewidth=0.8, **face,
             )  # fmt: skip
     axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
-    if panel.log:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    for name in panel.log:
+        axes.set(**{f"{name}scale": "log"})
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(ticker.NullFormatter())
     if panel.companion:
         axes.set_facecolor("#f2f2f2")
 

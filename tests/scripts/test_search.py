@@ -94,12 +94,13 @@ def test_a_budget_below_the_fastest_setting_is_refused_naming_it(found):
 def test_a_plan_lists_what_was_found_within_a_budget(found):
     runs, result, _ = found
     file = runs / "search" / "fashion" / "frontier.json"
-    times = sorted(point["ms_per_image"] for point in result["points"])
-    code, output, errors = commands.run("plan", f"search={file}", f"budget={times[1]}ms", "top=9")
+    _, second, third, *_ = sorted(point["ms_per_image"] for point in result["points"])
+    limit = (second + third) / 2  # a measured time itself may be lost in the units' rounding
+    code, output, errors = commands.run("plan", f"search={file}", f"budget={limit}ms", "top=9")
     assert code == 0, errors
     head, *lines = output.splitlines()
     assert "fashion" in head and len(lines) == 2
-    fids = [point["fid"] for point in result["points"] if point["ms_per_image"] <= times[1]]
+    fids = [point["fid"] for point in result["points"] if point["ms_per_image"] <= limit]
     assert f"FID {min(fids):.3f}" in lines[0] and "python -m scripts.sweep" in lines[0]
     line = commands.refusal("plan", f"search={file}", "budget=0.001ms")
     assert "below the fastest setting of search=" in line

@@ -18,7 +18,7 @@ log = logging.getLogger("figures")
 
 def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> None:
     """Picture or table, the numbers behind it as CSV, and JSON that names every number's file."""
-    found = [evidence.get(figure, point) for point in points]
+    found = evidence.of(figure, points)
     if evidence.kind(figure) == "record":
         require_alike(found, ["weights", *varied(points)])  # a guide's, too
     path = folder / f"{name}.png"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,11 @@ class Evidence:
             return "record"  # and samples
         sources = {"grid": "samples", "similarity": "trajectory", "spectrum": "trajectory"}
         return sources.get(figure["kind"], "record")
+
+    def of(self, figure: dict, points: Sequence[Point]) -> list:
+        """What is known of the points of a figure, whose times are of one file if one has them."""
+        self.latencies = tables.latencies(self.runs, [point.run.timing_key for point in points])
+        return [self.get(figure, point) for point in points]
 
     def get(self, figure: dict, point: Point):
         """What is known of a point, or None.

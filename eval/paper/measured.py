@@ -39,7 +39,7 @@ class Data:
                     f"{planner.dataset} has no denoisers of the family {settings['family']}"
                 )
             points = self.planner.points(settings)
-            found = [(point, self.evidence.get(settings, point)) for point in points]
+            found = list(zip(points, self.evidence.of(settings, points), strict=True))
             missing = [point for point, record in found if record is None]
             if missing and self.evidence.kind(settings) == "latency":
                 raise Unmeasured(latency_command(points))

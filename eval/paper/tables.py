@@ -1,6 +1,7 @@
 """Tables of the paper as Markdown: our numbers beside the reported ones."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from eval.metrics import METRICS
@@ -59,11 +60,14 @@ def build(drawing) -> tuple[list[str], list[list]]:
     ]
 
 
-def latencies(runs: Path) -> dict[str, dict]:
+def latencies(runs: Path, wanted: Collection[str] = ()) -> dict[str, dict]:
     """What ``scripts.latency`` measured, by ``Run.timing_key``, of every file it wrote.
 
     Each with the files that its times and its memory are from, ``timing_source`` and
     ``memory_source``.
+
+    Args:
+        wanted: keys that are to be compared with one another.
     """
     found = {}
     files = sorted((runs / "latency").glob("*.json"))
@@ -72,7 +76,8 @@ def latencies(runs: Path) -> dict[str, dict]:
     def rank(one: tuple[dict, str]) -> tuple:
         # Compiled ones win, then those measured in turn with the most others, which compare best.
         content, _ = one
-        return content["compile"], len(content["points"]), content["time"]
+        keys = {timing_key(content, point["allocation"]) for point in content["points"]}
+        return content["compile"], len(keys & {*wanted}), len(keys), content["time"]
 
     for content, file in sorted(measured, key=rank):
         device = content["device"] + (", compiled" if content["compile"] else "")

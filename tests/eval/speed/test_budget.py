@@ -17,6 +17,7 @@ from stitch import Allocation, evaluations
 from stitch.cost import CostTable, candidates, lateness
 from stitch.runs import build, matmul
 from stitch.runs.records import ResultStore
+from stitch.runs.run import timing_key
 from stitch.runs.shards import ShardFolder
 from tests.commands import compose
 
@@ -160,6 +161,28 @@ def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory(clo
     assert both["storage_bytes"] >= 2 * both["params"]  # stored in bf16
     assert len(latency.table(result)) == 4
     assert 100 < latency.peak_memory(config)["peak_rss_mb"] < 4000
+
+
+def test_times_that_are_compared_are_of_one_file_if_one_has_them(tmp_path):
+    setting = {
+        "zoo": "fashion", "sampler": {"name": "ddim"}, "dtype": "float32", "device": "CPU",
+        "guidance": {"scale": 1.5}, "batch_size": 8, "decoder": "first-stage", "compile": False,
+        "time": "2026-01-01",
+    }  # fmt: skip
+    (tmp_path / "latency").mkdir()
+    for name, allocations in {"many": "ABCDE", "few": "AF"}.items():
+        points = [{"allocation": f"{a}*2", "ms_per_image": 1.0} for a in allocations]
+        content = {**setting, "points": points}
+        (tmp_path / "latency" / f"{name}.json").write_text(json.dumps(content))
+    a, b, f = (timing_key(setting, f"{name}*2") for name in "ABF")
+
+    def sources(*wanted):
+        found = tables.latencies(tmp_path, wanted)
+        return [Path(found[key]["timing_source"]).stem for key in wanted]
+
+    assert sources(a, f) == ["few", "few"]
+    assert sources(a, b, f) == ["many", "many", "few"]
+    assert sources(a) == ["many"]
 
 
 def test_memory_stays_known_when_only_the_time_is_measured_again(tmp_path):

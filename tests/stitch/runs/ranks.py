@@ -6,5 +6,5 @@ and would keep whatever its threads held at that moment.
 
 import multiprocessing
 
-ranks = multiprocessing.get_context("forkserver")
-ranks.set_forkserver_preload(["stitch.runs.fill", "pytest", "hypothesis"])  # imported once
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["stitch.runs.fill", "pytest", "hypothesis"])  # imported once

@@ -20,7 +20,7 @@ from stitch.runs import distributed, interrupt, missing
 from stitch.runs import fill as filling
 from stitch.runs.fill import begin, fill
 from stitch.runs.shards import ShardError, ShardFolder, folder_digest
-from tests.stitch.runs.ranks import ranks
+from tests.stitch.runs.ranks import context
 from tests.stitch.runs.test_shards import RUN, content
 
 BATCH, SHARD, DISK_FULL = 2, 6, 28
@@ -64,7 +64,7 @@ class Workers:
         self.stderr = path.parent / "stderr"
         arguments = (world, seconds, limit, store_seconds)
         self.processes = [
-            ranks.Process(target=worker, args=(path, num_images, rank, *arguments))
+            context.Process(target=worker, args=(path, num_images, rank, *arguments))
             for rank in range(world)
         ]
         for process in self.processes:
@@ -79,8 +79,11 @@ class Workers:
         for process in self.processes:
             process.join(2 * PATIENCE)
         said = self.stderr.read_text() if self.stderr.exists() else ""
-        assert "Timeout (" not in said, f"a rank hangs:\n{said}"
-        return [process.exitcode for process in self.processes]
+        codes = [process.exitcode for process in self.processes]
+        if None in codes:  # it would be waited for at the end of the suite, too
+            self.signal(signal.SIGKILL)
+        assert "Timeout (" not in said and None not in codes, f"a rank hangs:\n{said}"
+        return codes
 
 
 def made(path) -> list[int]:
@@ -225,9 +228,8 @@ def test_ranks_without_a_shard_say_so(tmp_path):
 def test_one_bar_counts_the_images_of_all_ranks(tmp_path):
     workers = Workers(tmp_path / "samples", 60, 3, seconds=0.05)
     assert workers.wait() == [0, 0, 0]
-    ends = re.findall(
-        r"60/60[^\r\n]*\n", workers.stderr.read_bytes().decode()
-    )  # every bar goes to a new line
+    said = workers.stderr.read_bytes().decode()
+    ends = re.findall(r"60/60[^\r\n]*\n", said)  # every bar goes to a new line
     assert len(ends) == 1 and "img/s" in ends[0]
 
 

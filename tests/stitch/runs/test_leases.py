@@ -10,7 +10,7 @@ import pytest
 
 from stitch.runs.leases import Leases
 from stitch.runs.shards import ShardError
-from tests.stitch.runs.ranks import ranks
+from tests.stitch.runs.ranks import context
 
 
 def leases(folder):
@@ -42,7 +42,7 @@ def move_to_another_machine(lease):
 @pytest.fixture
 def dead(tmp_path):
     """The lease that a killed process left behind."""
-    process = ranks.Process(target=hold_forever, args=(tmp_path,))
+    process = context.Process(target=hold_forever, args=(tmp_path,))
     process.start()
     # Not an event of multiprocessing: killed while it sets one, the child would keep its lock.
     observer, deadline = leases(tmp_path), time.monotonic() + 30

@@ -18,6 +18,7 @@ from models.errors import InputError
 from models.zoo import ROOT
 from stitch.runs import distributed, trajectories
 from stitch.runs.generate import sample_missing
+from stitch.runs.records import content_hash
 from stitch.runs.run import Run
 from stitch.runs.text2image import TextRun
 
@@ -113,6 +114,12 @@ class Evidence:
         """The points of which nothing is known yet, each run once."""
         return [point for point in unique(points) if self.get(figure, point) is None]
 
+    def of_other_images(self, points: Sequence[Point]) -> list[int]:
+        """How many images the records of these runs have that are of more or fewer than asked."""
+        ids = {point.run.id for point in points}
+        records = self.store.all()
+        return sorted(r["protocol"]["num_images"] for r in records if content_hash(r["run"]) in ids)
+
     def sources(self, figure: dict, point: Point, known) -> dict[str, str]:
         """The files behind a point's numbers.
 
@@ -178,11 +185,24 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
             records.append(
                 f"{name} lacks {len(points)} records (first: {points[0].run.allocation}), "
                 f"{spent.shared:,} network evaluations, {spent.hours[0]:.2g} hours on "
-                f"{costs.devices[0]} device: {costs.sources[0]}"
+                f"{costs.devices[0]} device: {costs.sources[0]}{others_text(evidence, points)}"
             )
     if records:
         records.append("make them with the same command and run=true")
     raise InputError("; ".join(weights + records + latencies))
+
+
+def others_text(evidence: Evidence, points: Sequence[Point]) -> str:
+    """What is said of records that do not count, because FID depends on the number of images."""
+    found = evidence.of_other_images(points)
+    if not found:
+        return ""
+    asked = "/".join(f"{count:,}" for count in sorted({p.run.num_images for p in points}))
+    there = "/".join(f"{count:,}" for count in sorted(set(found)))
+    return (
+        f"; {len(found)} records of the same runs are of {there} images and not of the {asked} of "
+        f"this protocol, so they do not count"
+    )
 
 
 def why_no_weights(point: Point) -> str:

@@ -252,6 +252,11 @@ def test_a_plan_says_what_is_there_and_what_is_missing_and_makes_nothing(drawn):
     assert sorted(drawn.rglob("*")) == before
 
 
+def test_records_of_another_number_of_images_are_named_and_not_drawn(drawn):
+    message = refusal("figures", *FIGURES, f"runs={drawn}", "num_images=5")
+    assert "3 records of the same runs are of 10 images and not of the 5 of this" in message
+
+
 @pytest.mark.parametrize(
     "name, overrides, message",
     [

@@ -58,6 +58,11 @@ class Run:
         """Name of the run: the hash of what determines its pixels."""
         return content_hash(self.settings)
 
+    @property
+    def rows(self) -> int:
+        """How many images a full batch has: fewer than ``batch_size`` if there are fewer."""
+        return min(self.batch_size, self.num_images)
+
     @cached_property
     def timing_key(self) -> str:
         """Hash of what determines the time per image; see the function ``timing_key``."""
@@ -177,7 +182,7 @@ class Run:
     ) -> Callable[[], tuple[np.ndarray, list[int]]]:
         """Begin to compute ``images``; what it returns waits for them, and gives them."""
         # Compiled networks need full batches: the last one is padded, and the padding dropped.
-        padded = range(indices.start, indices.start + self.batch_size)
+        padded = range(indices.start, max(indices.stop, indices.start + self.rows))
         computed = padded if self.compile else indices
         with self._in_memory():
             walk = self._launched(computed, None, wrappers)

@@ -27,7 +27,7 @@ def prepare(run: Run) -> None:
 
 
 def compile_networks(run: Run) -> float:
-    """Compile the networks of ``run`` for its batch size; return the seconds it took.
+    """Compile the networks of ``run`` for a full batch; return the seconds it took.
 
     Without a compiler, it logs a warning and leaves the networks unchanged.
     """
@@ -39,7 +39,7 @@ def compile_networks(run: Run) -> float:
             y = torch.zeros(rows, dtype=torch.int64, device=zoo.device)
             seconds[name, rows] = _compile(zoo.denoisers[name], (x, t, y), run.cache is not None)
         if isinstance(zoo.first_stage, FirstStage):
-            parts = x.new_zeros(run.batch_size, *x.shape[1:]).split(
+            parts = x.new_zeros(run.rows, *x.shape[1:]).split(
                 zoo.first_stage.decoded_at_once(x.shape[1:])
             )
             for latents in {len(part): part for part in parts}.values():
@@ -68,5 +68,5 @@ def _shapes(run: Run) -> set[tuple[str, int]]:
     shapes = set()
     for names in run.evaluations:
         both = len(names) == 2 and names[0] == names[1]
-        shapes |= {(name, run.batch_size * (2 if both else 1)) for name in names}
+        shapes |= {(name, run.rows * (2 if both else 1)) for name in names}
     return shapes

@@ -82,3 +82,20 @@ def test_what_is_not_finite_is_found_when_its_batch_is_waited_for(tmp_path, as_a
     assert len(calls) == 6  # the second batch was launched before the first was handed over
     with pytest.raises(FloatingPointError, match=r"DiT-S at step 0 .* for images \[2, 3\]"):
         next(made)
+
+
+@pytest.mark.parametrize("images, batch, rows", [(3, 8, [3]), (5, 2, [2, 2, 2])])
+def test_a_compiled_run_computes_full_batches_and_none_larger_than_itself(
+    tmp_path, images, batch, rows
+):
+    sizes = [f"num_images={images}", f"batch_size={batch}"]
+    run = create(tmp_path, "allocation.small=1", "guidance.scale=1", *sizes)
+    zoo, seen = load_zoo("fashion"), []
+    network = zoo.denoisers["DiT-S"]
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    expected = images_of(batches(run, range(images)))
+    compiled = dataclasses.replace(run, zoo=zoo, compile=True)
+    found = images_of(batches(compiled, range(images)))
+    assert seen[::3] == rows  # of the first step of every batch
+    assert np.abs(found[1].astype(int) - expected[1]).max() <= 1  # rounding
+    assert found[2] == expected[2]

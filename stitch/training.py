@@ -238,7 +238,7 @@ class Workshop:
         part = {
             "device": devices.name(self.device),
             "processes": distributed.world_size(),
-            **{f"recipe.{name}": training.recipe[name] for name in FREE},
+            **{f"recipe.{name}": training.recipe[name] for name in FREE if name in training.recipe},
             "precision": str(self.dtype).removeprefix("torch."),
             "torch": str(torch.__version__),  # a plain str, for pickle
             "commit": self.commit,

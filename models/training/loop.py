@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from models.errors import InputError
 from models.files import check_zip, replacing, saved_by_library, writing
-from models.training import ema
+from models.training import ema, optimizers
 
 log = logging.getLogger("train")
 
 # What a machine may choose: a training resumes if these change, and its ``parts`` record it.
-FREE = ("images", "batch_size", "lr")
+FREE = ("images", "batch_size", "lr", "optimizer")
 
 
 class DamagedStateError(InputError):
@@ -37,7 +37,7 @@ class OtherTrainingError(InputError):
 
 
 class Training:
-    """The training of one network: weights, their average, optimiser, and images seen.
+    """The training of one network: weights, their average, optimisers, and images seen.
 
     Args:
         recipe: ``configs/train/ZOO/NAME.yaml``.
@@ -86,13 +86,7 @@ class Training:
         self.micro_batch = micro_batch or recipe.batch_size // world_size
         self.device = next(network.parameters()).device
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            [p for p in network.parameters() if p.requires_grad],
-            lr=recipe.lr,
-            betas=tuple(recipe.betas),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        self.optimizers = optimizers.create(recipe, network)
         self.step, self.images, self.seconds = 0, 0, 0.0
         self.warm_from, self.exported = 0, 0
         self.parts: list[dict] = []
@@ -134,6 +128,7 @@ class Training:
             check_zip(path)  # torch does not verify checksums
             saved = torch.load(path, map_location=self.device, weights_only=True)
             check_same(self.identity, saved["identity"], path)
+            self._check_optimizer(saved["identity"]["recipe"], path)
             for name, part in self._modules().items():
                 part.load_state_dict(saved[name])
         except (OtherTrainingError, torch.OutOfMemoryError):
@@ -148,13 +143,23 @@ class Training:
         for name in ("step", "images", "seconds", "warm_from", "parts"):
             setattr(self, name, saved[name])
 
+    def _check_optimizer(self, recipe: dict, path: Path) -> None:
+        """Refuse the state of another optimiser, which ours cannot go on from."""
+        theirs, ours = optimizers.chosen(recipe), optimizers.chosen(self.recipe)
+        if theirs != ours:
+            raise OtherTrainingError(
+                f"{path} is of train.optimizer={theirs}, not {ours}; move it away to go on from "
+                "the exported weights"
+            )
+
     def go_on_from(self, images: int, parts: list[dict]) -> None:
         """Resume from the network's present weights, those after ``images`` images.
 
         For exported weights whose state is lost or older: the average starts from them too, and the
         optimiser starts anew and warms up again.
         """
-        self.optimizer.state.clear()
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
         self.average.load_state_dict(self.network.state_dict())
         self.step = self.warm_from = images // self.recipe.batch_size
         self.images, self.parts = images, parts
@@ -240,8 +245,9 @@ class Training:
 
     def _step(self) -> dict[str, Tensor]:
         recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr * learning_rate_factor(self, recipe)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * learning_rate_factor(self, recipe)
         # Everything random depends on (seed, step) only: resuming and ranks change nothing.
         indices = batch_indices(
             recipe.seed, self.images, recipe.batch_size, self.objective.count, self.device
@@ -252,8 +258,9 @@ class Training:
         batch = [part[mine] for part in self.objective.batch(indices, generator)]
         losses = self._gradients(batch)
         nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.images += recipe.batch_size
         ema.update(self.average, self.network, self._decay())
@@ -293,7 +300,7 @@ class Training:
         self.parts[-1]["images"] += self.recipe.batch_size
 
     def _modules(self) -> dict:
-        return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+        return {"network": self.network, "average": self.average, **self.optimizers}
 
 
 def check_same(identity: dict, other: dict, where: Path) -> None:

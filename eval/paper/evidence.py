@@ -116,9 +116,11 @@ class Evidence:
 
     def of_other_images(self, points: Sequence[Point]) -> list[int]:
         """How many images the records of these runs have that are of more or fewer than asked."""
-        ids = {point.run.id for point in points}
-        records = self.store.all()
-        return sorted(r["protocol"]["num_images"] for r in records if content_hash(r["run"]) in ids)
+        asked: dict[str, set[int]] = {}
+        for point in points:
+            asked.setdefault(point.run.id, set()).add(point.run.num_images)
+        found = ((content_hash(r["run"]), r["protocol"]["num_images"]) for r in self.store.all())
+        return [images for run, images in found if run in asked and images not in asked[run]]
 
     def sources(self, figure: dict, point: Point, known) -> dict[str, str]:
         """The files behind a point's numbers.
@@ -201,7 +203,7 @@ def others_text(evidence: Evidence, points: Sequence[Point]) -> str:
     there = "/".join(f"{count:,}" for count in sorted(set(found)))
     return (
         f"; {len(found)} records of the same runs are of {there} images and not of the {asked} of "
-        f"this protocol, so they do not count"
+        "this protocol, so they do not count"
     )
 
 

@@ -167,7 +167,8 @@ def searched(path: str | Path, budget: float, top: int) -> list[str]:
 
 def verify(run: Run, batch: int, repetitions: int) -> float:
     """Measured seconds of a batch, the median after a warm-up."""
-    tasks = {"batch": lambda: run.images(range(batch))}
+    one = run.one_batch(batch)
+    tasks = {"batch": lambda: one.images(range(batch))}
     return statistics.median(timing.in_turn(tasks, repetitions, run.zoo.device)["batch"])
 
 

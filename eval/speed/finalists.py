@@ -66,6 +66,7 @@ def measured(
     runs: Mapping[Hashable, Run], repetitions: int, warm_up: int
 ) -> dict[Hashable, dict[str, float]]:
     """Measured ``ms_per_image`` of every run, in turn: median, fastest and slowest."""
+    runs = {key: run.one_batch(run.batch_size) for key, run in runs.items()}
     for run in runs.values():
         prepare(run)
     tasks = {key: lambda r=run: r.images(range(r.batch_size)) for key, run in runs.items()}

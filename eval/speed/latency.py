@@ -90,9 +90,7 @@ def measure(config: DictConfig, points: Sequence[Run | TextRun]) -> dict:
         for key, run in tqdm(networks.items(), desc="memory", unit="process", leave=False):
             peaks[key] = peak_memory(with_allocation(config, str(run.allocation)))
     sized = {
-        (number, size): dataclasses.replace(run, batch_size=size)
-        for number, run in enumerate(points)
-        for size in sizes
+        (number, size): run.one_batch(size) for number, run in enumerate(points) for size in sizes
     }
     for run in sized.values():
         prepare(run)
@@ -159,6 +157,7 @@ def measure_costs(config: DictConfig, points: Sequence[Run], batch: int) -> Cost
         config: has ``repetitions``.
         points: runs that differ in their allocations only.
     """
+    points = [run.one_batch(batch) for run in points]
     for run in points:
         prepare(run)
     indices, examples = range(batch), {}  # calls of a step -> a run, number of the step

@@ -63,6 +63,10 @@ class Run:
         """How many images a full batch has: fewer than ``batch_size`` if there are fewer."""
         return min(self.batch_size, self.num_images)
 
+    def one_batch(self, size: int) -> "Run":
+        """This run with ``size`` images in one batch: what a measurement computes over and over."""
+        return dataclasses.replace(self, num_images=size, batch_size=size)
+
     @cached_property
     def timing_key(self) -> str:
         """Hash of what determines the time per image; see the function ``timing_key``."""

@@ -11,11 +11,11 @@ import torch
 
 from eval.paper import tables
 from eval.speed import budget as plan
-from eval.speed import latency
+from eval.speed import finalists, latency
 from models.errors import InputError
 from stitch import Allocation, evaluations
 from stitch.cost import CostTable, candidates, lateness
-from stitch.runs import build, matmul
+from stitch.runs import build, matmul, warmup
 from stitch.runs.records import ResultStore
 from stitch.runs.run import timing_key
 from stitch.runs.shards import ShardFolder
@@ -137,6 +137,29 @@ def test_the_measured_table_predicts_what_a_batch_takes(points, tmp_path, clock)
     assert plan.verify(half, 8, 1) == pytest.approx(costs.seconds(steps))
     small, large = costs.steps["DiT-S", "DiT-S"], costs.steps["DiT-XL", "DiT-XL"]
     assert (small, large) == pytest.approx((2 * 8 * 1e-3, 2 * 8 * 1e-2))
+
+
+def test_what_is_measured_is_compiled_before_however_few_images_a_run_has(monkeypatch):
+    compiled, called = set(), set()
+    monkeypatch.setattr(
+        warmup, "compile_forward", lambda network, x, *_: compiled.add((network, len(x))) or 0.0
+    )
+    config = compose(
+        "latency", "sampler.steps=2", "allocations=[DiT-S*1+DiT-B*1]", "batch_size=16",
+        "shard_size=16", "num_images=3", "repetitions=1", "memory=false", "compile=true",
+    )  # fmt: skip
+    zoo = build.load_zoo(config, torch.device("cpu"))
+    networks = [zoo.denoisers["DiT-S"], zoo.denoisers["DiT-B"]]
+    note = lambda network, inputs: called.add((network, len(inputs[0])))  # noqa: E731
+    hooks = [network.register_forward_pre_hook(note) for network in networks]
+    (run,) = latency.allocations(config, zoo)
+    latency.measure(config, [run])
+    latency.measure_costs(config, [run], 4)
+    finalists.measured({"run": run}, repetitions=1, warm_up=1)
+    for hook in hooks:
+        hook.remove()
+    assert called <= compiled
+    assert {rows for _, rows in called} == {2 * 8, 2 * 16, 2 * 4}  # with guidance
 
 
 def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory(clock):

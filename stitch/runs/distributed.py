@@ -4,6 +4,7 @@ Every helper is a no-op or returns 0 / 1 in a single process.
 """
 
 import atexit
+import gc
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # imported later, its functions' defaults would hold the group for good
 from torch import Tensor
 
 T = TypeVar("T")
@@ -39,9 +41,19 @@ def join(device: torch.device) -> None:
         world_size=size,
         timeout=timedelta(hours=24),
     )
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
     if not is_main():
         logging.disable(logging.INFO)  # one rank's messages are enough
+
+
+def _leave() -> None:
+    """Leave the process group while Python still runs.
+
+    Threads of gloo that are left when Python ends can abort it. They live as long as what holds the
+    group, such as a DistributedDataParallel in a reference cycle.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def join_submitit() -> None:

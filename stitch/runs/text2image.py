@@ -1,5 +1,6 @@
 """A text-to-image run: everything that determines its images, as one value."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,9 @@ class TextRun:
     @cached_property
     def id(self) -> str:
         return content_hash(self.settings)
+
+    def one_batch(self, size: int) -> "TextRun":
+        return dataclasses.replace(self, num_images=size, batch_size=size)
 
     @property
     def prefix_key(self) -> str:

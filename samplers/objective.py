@@ -99,8 +99,8 @@ class DenoiserObjective(nn.Module):
 
     def spread(self, count: int) -> Tensor:
         """Indices of at most ``count`` images, evenly spread: data may be class by class."""
-        step = max(1, self.count // count)
-        return torch.arange(0, self.count, step, device=self.mean.device)[:count]
+        count = min(count, self.count)
+        return torch.arange(count, device=self.mean.device) * self.count // count
 
     def _losses(self, output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
         kind = self.network.spec.prediction_type

@@ -19,7 +19,7 @@ from models.errors import InputError
 from models.training.finetune import tuned
 from models.training.recipes import recipes
 from samplers import NoiseSchedule
-from scripts.cli import command
+from scripts.cli import command, overrides
 from stitch.intervals import intervals
 from stitch.runs import devices, distributed, interrupt
 from stitch.runs.tracking import check_tracking
@@ -72,9 +72,11 @@ def choose(config: DictConfig, device: torch.device) -> list[DictConfig]:
         names = [*owned]
     elif settings.init is not None and names is None:
         names = [*config.zoo.get("default_denoisers", config.zoo.denoisers)]
+    words = (word.lstrip("+").partition("=")[0] for word in overrides())
+    given = [word.removeprefix("train.") for word in words if word.startswith("train.")]
     return [
         tuned(recipe, settings.init, owned.get(recipe.name))
-        for recipe in recipes(config, device, names)
+        for recipe in recipes(config, device, names, given)
     ]
 
 

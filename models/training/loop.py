@@ -166,7 +166,16 @@ class Training:
         self.seconds = sum(part["seconds"] for part in parts)
 
     def save(self) -> None:
-        """Write the state as a whole or not at all, and keep the one before."""
+        """Write the state as a whole or not at all, and keep the one before.
+
+        Raises:
+            FloatingPointError: if weights are not finite; the files stay as they are.
+        """
+        if not all(value.isfinite().all() for value in self.average.state_dict().values()):
+            raise FloatingPointError(
+                f"{self.recipe.name}: weights are not finite after {self.images} images; "
+                f"{self.path} stays as it was. Resume from it with a lower train.lr"
+            )
         counts = ("step", "images", "seconds", "warm_from", "parts")
         record = {name: getattr(self, name) for name in counts}
         record["identity"] = self.identity
@@ -202,7 +211,7 @@ class Training:
                 al. 2022, PaLM, app. B).
 
         Raises:
-            FloatingPointError: if a loss is not finite.
+            FloatingPointError: if a logged loss is not finite, or weights that are to be saved.
         """
         if not self.done:
             self._begin(part)

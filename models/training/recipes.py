@@ -1,6 +1,6 @@
 """Recipes of trainings (``configs/train``), and the sizes of the networks that they train."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,17 +15,25 @@ OF_THE_COMMAND = ("minutes", "init", "interval", "denoisers", "snapshots")
 
 
 def recipes(
-    config: DictConfig, device: torch.device, names: Sequence[str] | None = None
+    config: DictConfig,
+    device: torch.device,
+    names: Sequence[str] | None = None,
+    given: Collection[str] = (),
 ) -> list[DictConfig]:
     """The chosen recipe, or those of ``names``, or all of the zoo in order of dependence.
+
+    Args:
+        device: where a recipe has values of its own for a GPU (``on_gpu``), they hold there.
+        given: settings of ``train`` that a user gave, which hold on a GPU too.
 
     Raises:
         InputError: if the zoo has no recipes, or none of a name.
     """
-    given = {k: v for k, v in config.train.items() if v is not None and k not in OF_THE_COMMAND}
-    if "kind" in given:
-        chosen = [OmegaConf.create(given)]
+    train = {k: v for k, v in config.train.items() if v is not None and k not in OF_THE_COMMAND}
+    if "kind" in train:
+        chosen = [OmegaConf.create(train)]
     else:
+        given = {*given, *train}
         folder = ROOT / "configs" / "train" / config.zoo.name
         if not folder.is_dir():
             known = ", ".join(name for name in names_of_zoos() if (folder.parent / name).is_dir())
@@ -45,7 +53,7 @@ def recipes(
                 f"zoo={config.zoo.name} has no training recipe of {lacking[0]}, so not all of it "
                 f"can be trained; choose one with train=, known: {there}"
             )
-        chosen = [OmegaConf.merge(OmegaConf.load(file), given) for file in files]
+        chosen = [OmegaConf.merge(OmegaConf.load(file), train) for file in files]
     for recipe in chosen:
         on_gpu = recipe.pop("on_gpu", {})
         if device.type != "cpu":

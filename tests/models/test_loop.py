@@ -92,3 +92,14 @@ def test_the_share_of_the_rate_of_matrix_products_is_logged_if_that_is_known(tmp
         assert values["mfu"] == pytest.approx(values["images_per_second"] / 1000)
     _, logged = trained(tmp_path / "b")
     assert not any("mfu" in values for _, values in logged)
+
+
+def test_weights_that_are_not_finite_do_not_replace_the_state(tmp_path):
+    """The loss is looked at only where it is logged."""
+    training, _ = trained(tmp_path / "last.pt")
+    before = training.path.read_bytes()
+    training.recipe.images = 56
+    training.objective.y.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="tiny: weights are not finite after 56 images"):
+        training.run(56, lambda: False, lambda values, images: None, {})
+    assert training.path.read_bytes() == before

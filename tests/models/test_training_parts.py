@@ -10,7 +10,7 @@ from models.training import augment, ema
 from models.training.loop import batch_indices, check_same
 from samplers import NoiseSchedule
 from samplers.loss import training_losses
-from samplers.objective import loss_weights
+from samplers.objective import DenoiserObjective, loss_weights
 
 
 @pytest.mark.parametrize("width", [0.05, 0.1, 0.2])
@@ -156,3 +156,17 @@ def test_a_photograph_and_its_mirror_have_the_same_features():
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     for ours, mirrored in zip(classifier(images), classifier(images.flip(-1)), strict=True):
         torch.testing.assert_close(ours, mirrored)
+
+
+@pytest.mark.parametrize("count", [3, 10, 11, 3999, 9469])
+def test_errors_are_of_images_all_over_the_data_which_may_be_class_by_class(count):
+    mean = torch.zeros(1, count, 1, 1, 1)
+    network = models.create(
+        "DiT", latent_shape=[1, 2, 2], num_classes=2, patch_size=2, width=4, depth=1, num_heads=1,
+        prediction_type="v", schedule="ddpm-linear",
+    )  # fmt: skip
+    labels = torch.zeros(count, dtype=torch.int64)
+    chosen = DenoiserObjective(network, mean, mean, labels, 0.0).spread(10)
+    assert len(chosen.unique()) == len(chosen) == min(10, count)
+    gaps = torch.tensor([*chosen, count]).diff()
+    assert chosen[0] == 0 and gaps.max() - gaps.min() <= 1

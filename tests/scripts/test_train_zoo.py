@@ -21,6 +21,7 @@ from eval.imagenette import CLASSES
 from models.errors import InputError
 from models.weights import save_tensors
 from scripts.cli import CONFIGS
+from tests.commands import compose
 
 SIZES = [
     "zoo=imagenette64",
@@ -132,6 +133,20 @@ def test_a_training_stopped_by_the_clock_goes_on_to_the_same_weights(
         stops += 1
     assert stops > 0
     assert same(tensors(zoo), tensors(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "chosen, lr",
+    [("train=imagenette64/DiT-S", 4e-3), ("train.denoisers=[DiT-S]", 4e-3), ("train.lr=1", 1)],
+)
+def test_on_a_gpu_a_recipe_has_its_values_for_one_unless_others_are_given(chosen, lr, monkeypatch):
+    words = ["zoo=imagenette64", chosen, "train.images=7"]
+    monkeypatch.setattr(scripts.train, "overrides", lambda: words)
+    config = compose("train", *words)
+    small = {r.name: r for r in scripts.train.choose(config, torch.device("cuda"))}["DiT-S"]
+    assert (small.batch_size, small.lr, small.images) == (2048, lr, 7)
+    small = {r.name: r for r in scripts.train.choose(config, torch.device("cpu"))}["DiT-S"]
+    assert small.batch_size == 128 and "on_gpu" not in small
 
 
 def test_without_its_state_a_training_goes_on_from_what_was_exported(zoo, photographs, tmp_path):

@@ -103,8 +103,10 @@ def with_figures(name: str, words: Sequence[str]) -> list[str]:
 
 
 def overrides() -> list[str]:
-    """The settings on the command line, as they were given."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    """The settings on the command line, as they were given: ``${...}`` is not resolved."""
+    if not HydraConfig.initialized():
+        return []
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
 
 
 def check_groups(words: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ from scripts.cli import command
 
 log = logging.getLogger("download")
 
+EVALUATION = ("reference", "inception")  # files that no image is made with
+
 
 @command("download")
 def main(config: DictConfig) -> None:
@@ -27,7 +29,7 @@ def main(config: DictConfig) -> None:
     wanted = [
         file
         for name, file in zoo.files.items()
-        if config.what == "all" or (config.what == "reference") == (name == "reference")
+        if config.what == "all" or (config.what == "reference") == (name in EVALUATION)
     ]
     if config.dry_run:
         for file in wanted:

@@ -235,7 +235,9 @@ def few_and_many_images(data: Data) -> Finding:
     few, many = data.curve("fig13", "fid", 0), data.curve("fig13", "fid", 1)
     shares = sorted(few)
     rank = spearmanr([few[s] for s in shares], [many[s] for s in shares]).statistic
-    return Finding(f"Spearman correlation {rank:.2f}", rank, data.thresholds.rank, unit="g")
+    counts = sorted({point.run.num_images for point, _ in data.points("fig13")})
+    text = f"Spearman correlation {rank:.2f} of {counts[0]:,} and {counts[-1]:,} images"
+    return Finding(text, rank, data.thresholds.rank, unit="g")
 
 
 def precision_and_recall_follow(data: Data) -> Finding:

@@ -1,5 +1,6 @@
 """Latents of a data set, encoded once by any number of processes; training reads them."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,7 +90,7 @@ def encode_missing(
         ]
         with ThreadPoolExecutor(1) as reader:  # pictures are decoded while others are encoded
             waiting = [reader.submit(of, b.start, b.stop) for b in batches[:1]]
-            for batch, after in zip(batches, [*batches[1:], None], strict=True):
+            for batch, after in itertools.pairwise([*batches, None]):
                 images = torch.from_numpy(waiting.pop().result()).permute(0, 3, 1, 2).to(device)
                 if after is not None:
                     waiting.append(reader.submit(of, after.start, after.stop))

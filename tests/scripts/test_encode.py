@@ -18,6 +18,7 @@ import models
 from models.training.objectives import posteriors
 from models.weights import save_checkpoint
 from stitch.runs.latents import LatentFolder
+from stitch.runs.leases import Leases
 from stitch.runs.owner import read_owner
 from tests import ROOT, commands
 from tests.measure.recipe_weights import write_card
@@ -127,6 +128,25 @@ def test_two_ranks_encode_what_one_does(data, checkpoints, encoded, tmp_path):  
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert files(folder) == files(encoded)
+
+
+def test_a_shard_that_another_process_has_just_finished_is_left_as_it_is(
+    data,  # noqa: F811
+    checkpoints,
+    encoded,
+    tmp_path,
+    monkeypatch,
+):
+    """This one has seen that it is missing, and leases it when it is there."""
+    folder, take = tmp_path / "latents", Leases.take
+
+    def taken(leases, shard, free):
+        shutil.copy(encoded / SHARDS[1], folder)
+        return take(leases, shard, free)
+
+    monkeypatch.setattr(Leases, "take", taken)
+    encode(data, checkpoints, folder, "+zoo.flips=true")
     assert files(folder) == files(encoded)
 
 

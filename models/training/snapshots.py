@@ -50,11 +50,14 @@ class Snapshots:
             InputError: if an age has passed and there is no snapshot of it.
         """
         names = []
+        # Of the step before, which may have been another machine's.
+        part = training.parts[-1] if training.parts else {}
+        step = part.get("recipe.batch_size", training.recipe.batch_size)
         for age in self.ages:
             name = variants.aged(training.recipe.name, age)
             if age > training.images or self._file(name).exists():
                 continue
-            if age <= training.images - training.recipe.batch_size:
+            if age <= training.images - step:
                 raise InputError(
                     f"train.snapshots: {age} images have passed, {training.recipe.name} has seen "
                     f"{training.images}; leave {age} out, or train it anew with other folders "

@@ -1,13 +1,17 @@
 """Parts of the training: averages, augmentation, weights of the loss, what makes it this one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 import models
 from models.errors import InputError
 from models.training import augment, ema
 from models.training.loop import batch_indices, check_same
+from models.training.snapshots import Snapshots
 from samplers import NoiseSchedule
 from samplers.loss import training_losses
 from samplers.objective import DenoiserObjective, loss_weights
@@ -170,3 +174,21 @@ def test_errors_are_of_images_all_over_the_data_which_may_be_class_by_class(coun
     assert len(chosen.unique()) == len(chosen) == min(10, count)
     gaps = torch.tensor([*chosen, count]).diff()
     assert chosen[0] == 0 and gaps.max() - gaps.min() <= 1
+
+
+def snapshots_due(images, trained, now, folder):
+    """What is due of age 40 after ``images`` images, in batches of ``trained``, then of ``now``."""
+    recipe = OmegaConf.create({"name": "DiT-S", "batch_size": now})
+    parts = [{"recipe.batch_size": 1024}, {"recipe.batch_size": trained}] if trained else []
+    training = SimpleNamespace(recipe=recipe, images=images, parts=parts)
+    return Snapshots([40], lambda name: folder / name).due(training)
+
+
+def test_a_snapshot_is_of_the_first_step_at_its_age_whatever_batches_a_training_resumes_with(
+    tmp_path,
+):
+    assert snapshots_due(48, 16, 4, tmp_path) == ["DiT-S@40"]
+    assert snapshots_due(48, None, 16, tmp_path) == ["DiT-S@40"]
+    assert snapshots_due(32, 16, 4, tmp_path) == []
+    with pytest.raises(InputError, match="40 images have passed, DiT-S has seen 56"):
+        snapshots_due(56, 8, 32, tmp_path)

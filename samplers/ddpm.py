@@ -73,11 +73,9 @@ class DDPM:
         coef1, coef2 = process.posterior_mean_coef1.tolist(), process.posterior_mean_coef2.tolist()
         log_betas = process.betas.log()
         log_small = process.posterior_log_variance_clipped
-        log_large = log_betas.clone()
-        log_large[-1] = log_small[-1]
         learned = self.variance == "learned-range"
         kind = self.fallback if learned else self.variance
-        fixed = (log_large if kind == "fixed-large" else log_small).tolist()
+        fixed = (log_betas if kind == "fixed-large" else log_small).tolist()
         log_betas, log_small = log_betas.tolist(), log_small.tolist()
 
         last = len(self.timesteps) - 1

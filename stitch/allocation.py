@@ -46,9 +46,11 @@ class Allocation:
         """
         check_fractions(fractions)
         check.whole("steps", steps, least=1)
-        # Cumulative sums carry rounding errors such as 0.30000000000000004: drop them first.
-        cumulative = itertools.accumulate(fractions.values())
-        edges = [0, *(rounding(round(share * steps, 6)) for share in cumulative)]
+        # Cumulative sums carry rounding errors such as 0.30000000000000004: drop them first. Their
+        # end counts as 1, which thrice 0.3333333 are not.
+        cumulative = list(itertools.accumulate(fractions.values()))
+        shares = [share / cumulative[-1] for share in cumulative]
+        edges = [0, *(rounding(round(share * steps, 6)) for share in shares)]
         counts = (stop - start for start, stop in itertools.pairwise(edges))
         return cls.from_runs(zip(fractions, counts, strict=True))
 

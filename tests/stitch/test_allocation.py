@@ -1,5 +1,6 @@
 """Allocations against the reference's counts, their properties, and Pareto frontiers."""
 
+import math
 from fractions import Fraction
 from itertools import accumulate, pairwise
 
@@ -69,6 +70,27 @@ def test_every_step_is_owned_once_and_the_denoisers_come_in_order(weights, steps
     allocation = from_weights(weights, steps)
     assert len(allocation) == steps
     assert list(allocation.steps) == sorted(allocation.steps)
+
+
+@pytest.mark.parametrize("rounding", [round, math.floor])
+@pytest.mark.parametrize("steps", [48, 50])
+@pytest.mark.parametrize(
+    "written, exact",
+    [
+        ([0.3333333] * 3, [1 / 3] * 3),
+        ([0.3333334] * 3, [1 / 3] * 3),
+        ([0.3333333, 0.6666666, 0.0], [1 / 3, 2 / 3, 0.0]),
+        ([0.9999999, 0.0], [1.0, 0.0]),
+    ],
+)
+def test_fractions_that_are_written_short_give_the_steps_of_exact_ones(
+    rounding, steps, written, exact
+):
+    found, expected = (
+        Allocation.from_fractions(dict(zip("SBL", fractions, strict=False)), steps, rounding)
+        for fractions in (written, exact)
+    )
+    assert found == expected and len(found) == steps
 
 
 @derandomized

@@ -83,7 +83,8 @@ def stitch_pipeline(
         rule: how shares become steps: ``round`` (paper, sec. 3.2) or ``floor`` (the official
             text-to-image code).
         deep: every how many steps a U-Net is evaluated in full; in between its deep branch is held
-            (see ``stitch.pipelines.deep``). For all denoisers, or by name.
+            (see ``stitch.pipelines.deep``, also for schedulers that have timesteps twice). For all
+            denoisers, or by name.
         tome: ratio of tokens that a U-Net's self-attention merges, up to 0.75 (see
             ``stitch.pipelines.tome``). For all denoisers, or by name.
         guidance_embedding: False withholds the embedding of the guidance scale from latent

@@ -101,11 +101,11 @@ class Pipeline:
         """The files and folders of a pipeline's folder that are the pipeline without denoiser."""
         return {"model_index.json", *_index(folder)} - {self.slot}
 
-    def timesteps(self, steps: int) -> int:
-        """How many timesteps the scheduler has for so many steps."""
+    def timesteps(self, steps: int) -> list[float]:
+        """The timesteps that the scheduler has for so many steps; some have one twice."""
         scheduler = self._scheduler()
         scheduler.set_timesteps(steps)
-        return len(scheduler.timesteps)
+        return scheduler.timesteps.tolist()
 
     def _scheduler(self, config: Any = None) -> Any:
         import diffusers

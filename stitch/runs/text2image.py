@@ -27,7 +27,8 @@ class PipelineCache:
     """What saves a part of the denoisers' calls.
 
     Attributes:
-        interval: every how many steps a U-Net is computed in full (DeepCache); 1: at all.
+        interval: every how many steps a U-Net is computed in full (DeepCache); 1: at all. What
+            counts are places among the scheduler's timesteps; see ``stitch.pipelines.deep``.
         ratio: of the tokens that self-attention merges (ToMe); 0: none.
     """
 
@@ -39,13 +40,21 @@ class PipelineCache:
             return f"ToMe {self.ratio:g}"
         return f"in full every {self.interval} steps (deep cache)"
 
-    def called(self, allocation: Allocation) -> list[str]:
-        """What is computed at every step: a denoiser, or ``NAME/deep`` of a part of it."""
-        return [
-            name if step % self.interval == 0 else f"{name}/deep"
-            for name, count in allocation.runs
-            for step in range(count)
-        ]
+    def called(self, allocation: Allocation, timesteps: Sequence[float]) -> list[str]:
+        """What is computed at every step: a denoiser, or ``NAME/deep`` of a part of it.
+
+        Args:
+            timesteps: the scheduler's.
+        """
+        called: list[str] = []
+        for name, count in allocation.runs:
+            # Of a timestep that is there twice, both steps count as its first place.
+            places = [timesteps.index(t) for t in timesteps[len(called) : len(called) + count]]
+            called += [
+                name if (place - places[0]) % self.interval == 0 else f"{name}/deep"
+                for place in places
+            ]
+        return called
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +104,10 @@ class TextRun:
     @cached_property
     def calls(self) -> list[tuple[str, ...]]:
         """What is computed at every step, twice where it is guided."""
-        called = self.cache.called(self.allocation) if self.cache else self.allocation.steps
+        called = self.allocation.steps
+        if self.cache:
+            timesteps = self.zoo.timesteps(self.settings["sampler"]["steps"])
+            called = self.cache.called(self.allocation, timesteps)
         guided = self.guidance.scale > 1 and self.zoo.card.guidance_embedding is None
         return [(name,) * (2 if guided else 1) for name in called]
 
@@ -181,7 +193,8 @@ def create(config: DictConfig, zoo: Pipeline, planning: bool = False) -> TextRun
             f"shard_size={config.shard_size} must be a multiple of batch_size={config.batch_size}"
         )
     fractions = _fractions(config, list(zoo.specs))
-    allocation = Allocation.from_fractions(fractions, zoo.timesteps(card.steps), RULES[config.rule])
+    steps = len(zoo.timesteps(card.steps))
+    allocation = Allocation.from_fractions(fractions, steps, RULES[config.rule])
     cache = _cache(config)
     problems: list[str] = []
 

@@ -146,6 +146,27 @@ def test_a_deep_cache_begins_anew_at_the_switch(small, tmp_path):
     assert made.cost()["nfe"] == 16
 
 
+@pytest.mark.parametrize(
+    "scheduler, steps, full", [("DDIM", 10, 5), ("PNDM", 11, 5), ("HeunDiscrete", 19, 1)]
+)
+def test_what_a_deep_cache_costs_is_what_is_computed(scheduler, steps, full, small, tmp_path):
+    """Also where the scheduler has timesteps twice."""
+    words = [f"pipeline.scheduler.name={scheduler}Scheduler", "pipeline.steps=10", "shares=0"]
+    if scheduler != "PNDM":
+        words.append("~pipeline.scheduler.skip_prk_steps")
+    config = compose(
+        "text2image", *small, *words, "cache=deep", "cache.interval=2", f"runs={tmp_path}"
+    )
+    made = create(config, load_pipeline(config, torch.device("cpu")))
+    computed = []
+    block = made.zoo.denoisers["large"].mid_block
+    hook = block.register_forward_hook(lambda *_: computed.append(1))
+    made.images(range(1))
+    hook.remove()
+    called = [name for name, _ in made.calls]
+    assert len(called) == steps and called.count("large") == len(computed) == full
+
+
 def test_other_weights_are_another_run(pipeline, small, alone, tmp_path):
     other = shutil.copytree(pipeline, tmp_path / "other")
     text_pipeline.unet(4, 3, **text_pipeline.HEADS).save_pretrained(other / "unet-small")

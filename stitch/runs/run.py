@@ -242,13 +242,15 @@ class Run:
 def timing_key(settings: dict, allocation: str) -> str:
     """Hash of what determines the time per image, of a run or of a latency file.
 
-    The guidance scale does not matter, except 1, which needs half the network evaluations; nor do
-    the weights of a denoiser.
+    Of the guidance scale only matters whether there is guidance, which takes twice the network
+    evaluations: there is none at 1 or, in pipelines, less. Nor do the weights of a denoiser matter.
 
     Args:
         settings: a run's or a latency file's, with ``decoder``.
     """
     names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache", "size", "call")
-    guidance = {**settings["guidance"], "scale": settings["guidance"]["scale"] != 1}
+    guidance, scale = settings["guidance"], settings["guidance"]["scale"]
+    guided = scale > 1 if "embedding" in guidance else scale != 1  # of a pipeline or a zoo
     parts = {name: settings[name] for name in names if name in settings}
-    return content_hash({**parts, "guidance": guidance, "allocation": variants.bases(allocation)})
+    parts |= {"guidance": {**guidance, "scale": guided}, "allocation": variants.bases(allocation)}
+    return content_hash(parts)

@@ -11,6 +11,7 @@ from models.classes import Classes
 from models.errors import InputError
 from stitch.runs import build
 from stitch.runs.records import content_hash
+from stitch.runs.run import timing_key
 from tests.commands import compose
 
 COSTS = {"DiT-S": 1, "DiT-B": 10, "DiT-XL": 100}
@@ -141,6 +142,22 @@ def test_settings_that_do_not_change_the_pixels_are_not(zoo):
     ]
     for same in alike:
         assert len({content_hash(create(zoo, *one).settings) for one in same}) == 1
+
+
+@pytest.mark.parametrize(
+    "guidance, unguided, guided",
+    [
+        ({"channels": 4, "guide": "null-class"}, [1.0], [0.0, 0.5, 1.5, 3.0]),
+        ({"embedding": None}, [0.0, 0.5, 1.0], [1.5, 3.0]),  # of a pipeline
+    ],
+)
+def test_runs_with_guidance_share_their_times_and_so_do_those_without(guidance, unguided, guided):
+    def keys(scales):
+        settings = [{"zoo": "x", "guidance": {**guidance, "scale": scale}} for scale in scales]
+        return {timing_key(one, "S*2+L*3") for one in settings}
+
+    assert len(keys(unguided)) == len(keys(guided)) == 1
+    assert keys(unguided) != keys(guided)
 
 
 @pytest.mark.parametrize(

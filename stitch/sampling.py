@@ -60,10 +60,13 @@ def sample(
         (B, H, W, C) uint8 images.
 
     Raises:
-        InputError: if a label is no class, or allocation, sampler and denoisers do not fit.
+        InputError: if there is no label, or one is no class, or allocation, sampler and denoisers
+            do not fit.
         FloatingPointError: if a prediction is not finite, naming denoiser and step.
     """
     labels = zoo.classes.indices(labels)
+    if not labels:
+        raise InputError("labels=[] is empty; give at least one class")
     indices = range(len(labels)) if indices is None else indices
     if len(indices) != len(labels):
         raise InputError(f"there are {len(labels)} labels but {len(indices)} indices")

@@ -134,6 +134,7 @@ HALF = Allocation.explicit("SSLL")
 @pytest.mark.parametrize(
     "options, message",
     [
+        (dict(labels=[]), r"labels=\[\] is empty; give at least one class"),
         (dict(labels=[0, 5]), r"labels \[5\] are not classes.*0 to 4"),
         (dict(labels=[-1]), r"labels \[-1\] are not classes"),
         (dict(labels=[0.5]), r"labels \[0.5\] are not classes"),

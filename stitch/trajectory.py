@@ -67,6 +67,7 @@ class Trajectory:
         specs = dict.fromkeys(self.denoisers)
         specs |= {name: self.denoisers[name].spec for name in asked if name in self.denoisers}
         check_fit(specs, self.allocation, len(self.timesteps), self.guidance, self.schedule)
+        _ = self.evaluations  # whether any step is guided
 
     @cached_property
     def evaluations(self) -> list[tuple[str, ...]]:

@@ -122,6 +122,12 @@ def test_denoisers_that_do_not_fit_are_refused_with_what_differs(fact, value, he
         Trajectory(denoisers, allocation, [3, 2, 1, 0], torch.tensor([0]), Guidance())
 
 
+def test_a_guidance_interval_without_a_step_is_refused_before_the_first_one(zoo):
+    allocation, guidance = Allocation.explicit("SSLL"), Guidance(2.0, steps=(4, 9))
+    with pytest.raises(InputError, match=r"guidance.steps=\(4, 9\).* contain none of the 4 steps"):
+        Trajectory(zoo.denoisers, allocation, [3, 2, 1, 0], torch.tensor([0]), guidance)
+
+
 def test_a_denoiser_that_owns_no_step_need_not_fit():
     denoisers = {"S": tiny(), "other": tiny(num_classes=7)}
     allocation = Allocation.from_fractions({"S": 1.0, "other": 0.0}, 4)

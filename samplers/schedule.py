@@ -21,7 +21,8 @@ class NoiseSchedule:
     float32 state, as in OpenAI's guided-diffusion and in DiT's diffusion module.
 
     Attributes:
-        name: for messages and for comparing the schedules of two denoisers.
+        name: for messages and for comparing the schedules of two denoisers; with the number of
+            timesteps if that is not the published 1000.
         betas: (T,) float64, each in (0, 1).
         norm: (T,) float64, sqrt(alpha^2 + sigma^2) of the states that its networks are shown, if
             that is not 1 throughout.
@@ -42,8 +43,9 @@ class NoiseSchedule:
         Raises:
             InputError: for an unknown name, listing the known ones.
         """
+        own = name if num_timesteps == 1000 else f"{name}-{num_timesteps}"
         if name == "rectified-flow":
-            return cls._rectified_flow(num_timesteps)
+            return cls._rectified_flow(own, num_timesteps)
         if name not in _ENDPOINTS:
             known = ", ".join([*_ENDPOINTS, "rectified-flow"])
             raise InputError(f"unknown noise schedule {name!r}; known: {known}")
@@ -54,15 +56,15 @@ class NoiseSchedule:
             betas = np.linspace(scale * first, scale * last, num_timesteps)
         else:
             betas = np.linspace(first**0.5, last**0.5, num_timesteps) ** 2
-        return cls(name, torch.from_numpy(betas))
+        return cls(own, torch.from_numpy(betas))
 
     @classmethod
-    def _rectified_flow(cls, num_timesteps: int) -> "NoiseSchedule":
+    def _rectified_flow(cls, name: str, num_timesteps: int) -> "NoiseSchedule":
         sigma = (np.arange(num_timesteps) + 0.5) / num_timesteps
         norm = np.hypot(1 - sigma, sigma)
         alphas_cumprod = ((1 - sigma) / norm) ** 2
         betas = 1 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]])
-        return cls("rectified-flow", torch.from_numpy(betas), torch.from_numpy(norm))
+        return cls(name, torch.from_numpy(betas), torch.from_numpy(norm))
 
     @property
     def num_timesteps(self) -> int:

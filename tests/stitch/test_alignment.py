@@ -48,6 +48,20 @@ def test_a_stitch_across_schedules_ends_where_one_schedule_does_if_aligned(frame
     assert error(frame, first, second, aligned=False) > 10 * single
 
 
+@pytest.mark.parametrize("name", [LINEAR, SD, "rectified-flow"])
+def test_a_schedule_of_fewer_timesteps_is_another_one(name):
+    """A denoiser is called at the timestep of its own that has the state's log-SNR."""
+    offset = 0.5 if name == "rectified-flow" else 0.0
+    spec = gaussian.Denoiser(name, timestep_offset=offset).spec
+    own, short = NoiseSchedule.create(name), NoiseSchedule.create(name, 100)
+    for view, t in zip(views(spec, short, [99, 50, 10]), [99, 50, 10], strict=True):
+        reachable = own.log_snr([999])[0], own.log_snr([0])[0]
+        expected = np.clip(short.log_snr([t])[0], *reachable)
+        assert own.log_snr([view.t - offset])[0] == pytest.approx(expected, abs=1e-6)
+    for view, t in zip(views(spec, own, [999, 500, 100]), [999, 500, 100], strict=True):
+        assert view.t == t + offset
+
+
 def test_on_stable_diffusions_schedule_alignment_is_exact():
     single = error(SD, gaussian.Denoiser(SD), gaussian.Denoiser(SD))
     stitched = error(SD, gaussian.Denoiser(LINEAR), gaussian.Denoiser(SD))

@@ -104,8 +104,11 @@ _SIMPLE = {
     "flag": Kind("true or false", lambda value: isinstance(value, bool)),
     "text": _TEXT,
     "anything": ANYTHING,
-    # Infinite where an interval has no end.
-    "level": Kind("a number", lambda value: type(value) in (int, float) and not math.isnan(value)),
+    # Infinite or null where an interval has no end.
+    "level": Kind(
+        "a number or null",
+        lambda value: value is None or (type(value) in (int, float) and not math.isnan(value)),
+    ),
     "class": _CLASS,
     "labels": replace(
         _TEXT | several(_CLASS), text="random | balanced | classes by number or name"

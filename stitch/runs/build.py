@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 
 import torch
@@ -53,7 +54,10 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
     if not allocation.switches and "history" in chosen:
         chosen["history"] = "keep"  # no other denoiser's history to restart from
     guidance_settings = {
-        name: list(value) if isinstance(value, tuple) else value  # as JSON returns it
+        # As JSON returns it: in lists, and null for an interval's infinite end.
+        name: [end if math.isfinite(end) else None for end in value]
+        if isinstance(value, tuple)
+        else value
         for name, value in dataclasses.asdict(guidance).items()
     }
     foreign = [n for n in networks if zoo.specs[n].schedule != sampler.schedule.name]
@@ -123,12 +127,11 @@ def _guidance(config: DictConfig, zoo: models.Zoo) -> samplers.Guidance:
     channels = zoo.guidance_channels if group.channels is None else group.channels
     if scale == 1:
         return samplers.Guidance(scale, channels)  # whatever the guide
-    intervals = {
-        setting: tuple(group[setting])
-        for setting in ("steps", "log_snr")
-        if group[setting] is not None
-    }
-    return samplers.Guidance(scale, channels, group.guide or zoo.unconditional, **intervals)
+    steps, log_snr = group.steps and tuple(group.steps), group.log_snr
+    if log_snr is not None:
+        low, high = log_snr
+        log_snr = (-math.inf if low is None else low, math.inf if high is None else high)
+    return samplers.Guidance(scale, channels, group.guide or zoo.unconditional, steps, log_snr)
 
 
 def _cache(

@@ -144,6 +144,24 @@ def test_settings_that_do_not_change_the_pixels_are_not(zoo):
         assert len({content_hash(create(zoo, *one).settings) for one in same}) == 1
 
 
+def test_an_interval_without_an_end_is_plain_data_that_gives_the_same_run(zoo):
+    low, high, finite = (
+        create(zoo, f"guidance.log_snr={interval}")
+        for interval in ("[-inf,0]", "[0,inf]", "[-100,0]")
+    )
+    assert low.settings["guidance"]["log_snr"] == [None, 0]
+    assert high.settings["guidance"]["log_snr"] == [0, None]
+    assert finite.settings["guidance"]["log_snr"] == [-100, 0]
+    for run in (low, high):
+        text = json.dumps(run.settings, allow_nan=False)
+        assert json.loads(text) == run.settings
+        again = create(zoo, f"guidance.log_snr={json.dumps(run.settings['guidance']['log_snr'])}")
+        assert (again.id, again.evaluations) == (run.id, run.evaluations)
+    assert low.evaluations == finite.evaluations
+    # Each step is guided by one of the two.
+    assert low.cost()["nfe"] + high.cost()["nfe"] == 3 * len(low.allocation)
+
+
 @pytest.mark.parametrize(
     "guidance, unguided, guided",
     [

@@ -13,6 +13,8 @@ from stitch import transfer
 from stitch.runs import build, generate
 from stitch.runs.generate import batches
 from stitch.runs.grouped import Sharing, groups
+from stitch.runs.records import ResultStore
+from stitch.runs.shards import open_folder
 from tests.commands import compose
 
 CPU = torch.device("cpu")
@@ -61,6 +63,16 @@ def test_shared_beginnings_are_counted_alike_when_batches_are_launched_ahead(tmp
     assert all(map(np.array_equal, expected, found))
     assert counts == counts_ahead and counts["saved"] > 0
     assert counts["made"] + counts["saved"] == 8 * sum(len(run.networks) for run in group)
+
+
+def test_a_run_that_is_guided_from_a_noise_level_on_is_sampled_and_recorded(tmp_path):
+    interval = "guidance.log_snr=[-inf,0]"
+    assert generate.sample_missing(create(tmp_path, interval)) == 8
+    run = create(tmp_path, interval)  # its folder is there
+    assert generate.sample_missing(run) == 0
+    store = ResultStore(tmp_path / "records")
+    store.add({"run": run.settings, "protocol": {}, "metrics": {}, "cost": run.cost()})
+    assert store.get(run.settings, {})["run"] == open_folder(run.samples.path).run == run.settings
 
 
 def test_what_is_not_finite_is_found_when_its_batch_is_waited_for(tmp_path, as_a_gpu):

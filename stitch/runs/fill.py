@@ -26,17 +26,28 @@ SHOWN = 0.01  # of the main rank's time that may go into looking how far all ran
 Batch = tuple[range, np.ndarray, list[int]]
 
 
-def begin(folder: ShardFolder, num_images: int) -> int:
-    """Make ``folder`` ready for its run, by all ranks together; each verifies a part of its shards.
+def verify(folder: ShardFolder, num_images: int) -> None:
+    """Make ``folder`` ready for its run; each rank verifies a part of its shards.
 
-    Returns:
-        How many of the images are not there.
+    None may ``fill`` it before all are done.
 
     Raises:
         ShardError: if the folder is of another run, or cannot be written to.
     """
     folder.mark(num_images)
     folder.remove_damaged(num_images, distributed.rank(), distributed.world_size())
+
+
+def begin(folder: ShardFolder, num_images: int) -> int:
+    """``verify`` a folder by all ranks together.
+
+    Returns:
+        How many of the images are not there.
+
+    Raises:
+        ShardError: as ``verify`` does; the other ranks wait, until their launcher ends them.
+    """
+    verify(folder, num_images)
     distributed.barrier()
     # One rank looks, and no other begins before it has.
     return distributed.from_main(lambda: Missing(folder, num_images).images())
@@ -54,7 +65,7 @@ def fill(
     """Return when all shards of ``num_images`` images are there, whoever made them.
 
     Args:
-        folder: one that ``begin`` has made ready.
+        folder: one that ``verify`` has made ready, by all ranks.
         generate: the batches of a range of indices, in order.
         batch_size: images of a batch; of a shard that was interrupted, whole ones are kept.
         title: of the progress bar; without one there is none.

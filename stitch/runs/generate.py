@@ -56,7 +56,7 @@ def sample_missing(run: Run) -> int:
 
 
 def sample_lacking(run: Run) -> None:
-    """Sample what is missing of a run whose folder ``begin`` has verified; ranks need not wait."""
+    """Sample what is missing of a run whose folder all ranks have verified; none need wait."""
     if run.samples.lacking(run.num_images):
         _sample(run)
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from models.errors import is_mistake
 from stitch.prefix import SharedPrefix
 from stitch.runs import distributed, interrupt
-from stitch.runs.fill import Batch, begin, fill
+from stitch.runs.fill import Batch, fill, verify
 from stitch.runs.generate import batches, sample_lacking, timing_facts
 from stitch.runs.missing import Missing
 from stitch.runs.run import Run
@@ -49,7 +49,10 @@ def sample_together(group: list[Run]) -> tuple[dict[str, str], dict[str, int]]:
     """
     failures: dict[str, str] = {}
     counts = {"made": 0, "saved": 0}
-    going = [run for run in group if attempt(failures, run, begin, run.samples, run.num_images)]
+    for run in group:
+        attempt(failures, run, verify, run.samples, run.num_images)
+    failures = _of_all(failures)  # no rank waits for one that failed, none begins before the others
+    going = [run for run in group if run.id not in failures]
     with interrupt.interruptible() as interrupted:
         if len(going) > 1:
             counts = _share(going, failures, interrupted)
@@ -57,11 +60,16 @@ def sample_together(group: list[Run]) -> tuple[dict[str, str], dict[str, int]]:
             # Alone, or what another process took and did not finish.
             if not interrupted() and run.id not in failures:
                 attempt(failures, run, sample_lacking, run)
+    everywhere = distributed.from_all(counts)
+    return _of_all(failures), {key: sum(rank[key] for rank in everywhere) for key in counts}
+
+
+def _of_all(failures: dict[str, str]) -> dict[str, str]:
+    """The failures of all ranks, on all ranks."""
     merged = {}
     for found in distributed.from_all(failures):
         merged |= found
-    everywhere = distributed.from_all(counts)
-    return merged, {key: sum(rank[key] for rank in everywhere) for key in counts}
+    return merged
 
 
 class Sharing:

@@ -126,7 +126,7 @@ def _share(
     own = set(shards[start:end])
     left: set[int] | None = None  # what others have not taken, if that is known
     for run in going:
-        prepare(run)
+        attempt(failures, run, prepare, run)
     images = sum(
         len(first.samples.indices(s, first.num_images)) for w in wanted.values() for s in w
     )

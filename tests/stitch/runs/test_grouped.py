@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch.distributed as dist
 
 from stitch.runs.grouped import groups, sample_together
 from stitch.runs.shards import ShardFolder
+from tests import ROOT
 from tests.stitch.runs.ranks import context
 from tests.stitch.runs.test_generate import create
 
@@ -57,4 +59,15 @@ def test_a_run_that_fails_on_one_rank_fails_on_all_and_the_others_go_on(tmp_path
     for rank in (0, 1):
         failures = json.loads((tmp_path / f"failures-{rank}.json").read_text())
         assert failures == {failed.id: f"OSError: [Errno {errno.EDQUOT}] Disk quota exceeded"}
+    assert other.samples.lacking(8) == [] and failed.samples.lacking(8) == [0]
+
+
+def test_a_run_whose_weights_cannot_be_loaded_fails_and_the_others_go_on(tmp_path):
+    folder = shutil.copytree(ROOT / "checkpoints" / "fashion", tmp_path / "checkpoints")
+    group, runs = group_of(tmp_path, f"zoo.checkpoints={folder}")
+    file = folder / "DiT-XL.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])  # after the run was planned
+    failures, _ = sample_together(group)
+    failed, other = runs["DiT-S*1+DiT-XL*2"], runs["DiT-S*3"]
+    assert failures.keys() == {failed.id} and "DiT-XL.safetensors" in failures[failed.id]
     assert other.samples.lacking(8) == [] and failed.samples.lacking(8) == [0]

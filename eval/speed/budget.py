@@ -25,6 +25,7 @@ from models.errors import InputError
 from models.files import read_json, write_atomically
 from stitch import pareto_frontier
 from stitch.cost import CostTable, lateness
+from stitch.runs import distributed
 from stitch.runs.provenance import refuse_unclean
 from stitch.runs.records import ResultStore, content_hash
 from stitch.runs.run import Run
@@ -66,7 +67,15 @@ def parse_budget(text: str | float) -> float:
 
 
 def cost_table(config: DictConfig, points: list[Run]) -> CostTable:
-    """The cost table of these runs on this machine: measured before, or now."""
+    """The cost table of these runs on this machine: measured before, or now.
+
+    To be called by all ranks. One of them reads or measures it for all: by times of their own they
+    would choose different runs.
+    """
+    return distributed.from_main(lambda: _cost_table(config, points))
+
+
+def _cost_table(config: DictConfig, points: list[Run]) -> CostTable:
     known = {
         **latency.setting(config, points[0]),
         "weights": {k: v for run in points for k, v in run.settings["weights"].items()},

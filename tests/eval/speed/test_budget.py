@@ -139,6 +139,16 @@ def test_the_measured_table_predicts_what_a_batch_takes(points, tmp_path, clock)
     assert (small, large) == pytest.approx((2 * 8 * 1e-3, 2 * 8 * 1e-2))
 
 
+def test_a_rank_has_the_cost_table_of_the_main_one_and_measures_none(points, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    received = lambda values, src: values.__setitem__(0, COSTS)  # noqa: E731
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", received)
+    monkeypatch.setattr(latency, "measure_costs", None)
+    config = compose("plan", "budget=1", "sampler.steps=10", f"runs={tmp_path}")
+    assert plan.cost_table(config, points) == COSTS
+
+
 def test_what_is_measured_is_compiled_before_however_few_images_a_run_has(monkeypatch):
     compiled, called = set(), set()
     monkeypatch.setattr(

@@ -48,19 +48,25 @@ def main(config: DictConfig) -> None:
     def records(chosen, images):
         runs = {one: candidates.run(one, images) for one in chosen}
         experiments.make_records(runs.values(), evaluator, store)
-        found = {one: experiments.stored_record(run, evaluator, store) for one, run in runs.items()}
-        return {one: record for one, record in found.items() if record}
+        # Looked up by one rank: all must go on with the same settings.
+        return distributed.from_main(
+            lambda: {
+                one: record
+                for one, run in runs.items()
+                if (record := experiments.stored_record(run, evaluator, store))
+            }
+        )
 
     def measure(chosen, images):
         return {one: r["metrics"]["fid"] for one, r in records(chosen, images).items()}
 
     rounds = search(candidates.space, settings, cost, plan, measure)
     last = {one: run_of(one) for one in rounds[-1]}
+    known = records(last, plan.images[-1])
     found = influences({one: run.samples for one, run in last.items()}, plan.images[-1], evaluator)
     if not distributed.is_main():
         return
     times = finalists.measured(last, config.repetitions, config.warm_up)
-    known = records(last, plan.images[-1])
     hours = (time.monotonic() - started) / 3600
     result = frontier.result(candidates, rounds, plan.images, known, found, times, cost, hours)
     frontier.write(Path(config.results), result)

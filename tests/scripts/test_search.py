@@ -1,11 +1,14 @@
 """``python -m scripts.search`` on a small space, and what it refuses."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
-from tests import commands
+from tests import ROOT, commands
 
 FEW = [
     "space=quick", "tries=3", "generations=1", "images=[20,40]", "batch_size=20", "shard_size=20",
@@ -66,6 +69,42 @@ def test_the_same_search_again_samples_nothing(found):
     again = json.loads((runs / "again" / "frontier.json").read_text())
     key = [(point["run"], point["fid"]) for point in result["points"]]
     assert sorted((point["run"], point["fid"]) for point in again["points"]) == sorted(key)
+
+
+# A rank of a search; times of its own would be others than those of the main one.
+RANK = """
+from eval.speed import latency
+from scripts import search
+from stitch.runs import distributed
+
+measure = latency.measure_costs
+
+def measured(*arguments):
+    assert distributed.is_main()
+    return measure(*arguments)
+
+latency.measure_costs = measured
+search.main()
+"""
+
+
+def test_two_processes_search_by_the_same_times_and_write_the_frontier(tmp_path):
+    (tmp_path / "rank.py").write_text(RANK)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    result = subprocess.run(
+        [sys.executable, "-m", *launcher, tmp_path / "rank.py", *FEW, f"runs={tmp_path}",
+         "tries=1", "generations=0", "images=[4,8]", "batch_size=4", "shard_size=4"],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "search" / "fashion"
+    assert {".json", ".csv", ".md", ".png"} <= {path.suffix for path in folder.iterdir()}
+    points = json.loads((folder / "frontier.json").read_text())["points"]
+    records = [json.loads(path.read_text()) for path in (tmp_path / "records").glob("*.json")]
+    last = [one for one in records if one["protocol"]["num_images"] == 8]
+    assert len(points) == len(last) >= 2
+    assert {one["provenance"]["processes"] for one in records} == {2}
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ class Evaluator:
         kinds = {METRICS[name].kind for name in self.config.metrics}
         found = {}
         if "classes" in kinds:
-            found["classes"] = named_classes(prompts, self.words).to(self.device)
+            found["classes"] = named_classes(prompts, self.words)
         if "prompts" in kinds:
             found["prompts"] = self.extractor.of_prompts(prompts)
         return found

@@ -12,15 +12,17 @@ from torch._dynamo.utils import counters
 import models
 import samplers
 import stitch
+from eval.evaluator import Evaluator
 from eval.features import create_extractor, extract
+from eval.images import open_images
 from eval.metrics import moments
 from eval.precision_recall import precision_recall
 from models.compile import compile_forward
 from models.training import ema
 from models.training.loop import batch_indices
 from samplers.objective import DenoiserObjective
-from stitch.runs import batch_size, build, memory
-from stitch.runs.shards import folder_digest, open_folder
+from stitch.runs import batch_size, build, memory, prompts
+from stitch.runs.shards import ShardFolder, folder_digest, open_folder
 from stitch.runs.warmup import prepare
 from tests import ROOT
 from tests.commands import compose
@@ -265,3 +267,14 @@ def test_features_on_a_gpu_are_those_on_a_cpu_up_to_rounding():
     )
     for kind, expected in cpu.items():
         assert torch.allclose(gpu[kind], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_prompt_agreement_is_computed_of_features_on_a_gpu(tmp_path):
+    texts = ["a bag", "a coat"]
+    run = {"prompts": prompts.sha256(texts)}
+    folder = ShardFolder(tmp_path, run, 4, notes={prompts.FILE: prompts.encoded(texts)})
+    folder.mark(4)
+    folder.write(0, np.zeros((4, 32, 32, 1), np.uint8), np.array([0, 1, 0, 1]))
+    wanted = compose("evaluate", "eval=fashion-text", "eval.metrics=[fid,agreement]").eval
+    found = Evaluator(wanted, CUDA).measure(open_images(tmp_path), 4)
+    assert found["agreement"] in (0, 0.5)  # four equal images of two prompts

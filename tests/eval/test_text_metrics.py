@@ -133,6 +133,23 @@ def test_agreement_is_the_share_that_is_classified_as_what_the_prompt_names(tmp_
     assert right * 20 == round(right * 20)
 
 
+def test_agreement_is_computed_on_any_device(tmp_path):
+    """Logits stay in memory, whatever the device of all other features: here one without data."""
+    texts = [f"a photo of a {words[0]}" for words in WORDS]
+    folder = ShardFolder(
+        tmp_path / "samples", {"prompts": prompts.sha256(texts)}, 10,
+        notes={prompts.FILE: prompts.encoded(texts)},
+    )  # fmt: skip
+    folder.mark(10)
+    folder.write(0, np.zeros((10, 32, 32, 1), np.uint8), np.arange(10))
+    evaluator = Evaluator(
+        compose("evaluate", "eval=fashion-text", "eval.metrics=[agreement]").eval, CPU
+    )
+    evaluator.device = torch.device("meta")
+    # Ten equal images of ten prompts: one of them is right.
+    assert evaluator.measure(open_images(folder.path), 10) == {"agreement": pytest.approx(0.1)}
+
+
 def test_a_prompt_names_its_class_by_a_word_that_is_in_no_longer_one():
     texts = ["A photo of a T-shirt", "a shirt", "two dresses", "ankle boots on black", "a T shirt"]
     assert named_classes(texts, WORDS).tolist() == [0, 6, 3, 9, 0]

@@ -374,7 +374,8 @@ class Evaluator:
 def sampling_time(images: Images) -> dict:
     """Milliseconds per image of one process, on what, and how they spread over the shards.
 
-    The fastest shard is taken: whatever else runs on a machine can only add to it. Shards whose
+    The fastest shard is taken: whatever else runs on a machine can only add to it. The others are
+    those made as it was: a run may be resumed on another machine, or in other batches. Shards whose
     trajectories shared their beginnings with another run's say nothing of the time of this one.
     """
     timings = [] if images.run is None else images.timings()
@@ -382,10 +383,11 @@ def sampling_time(images: Images) -> dict:
     timings = [t for t in timings if facts <= t.keys() and t["images"] and not t.get("nfe_saved")]
     if not timings:
         return {}
-    per_image = sorted(1000 * t["seconds"] / t["images"] for t in timings)
+    timings.sort(key=lambda t: t["seconds"] / t["images"])
+    made = {name: timings[0][name] for name in ("batch_size", "device")}
+    per_image = [1000 * t["seconds"] / t["images"] for t in timings if made.items() <= t.items()]
     return {
         "ms_per_image": round(per_image[0], 4),
         "ms_per_image_slowest": round(per_image[-1], 4),
-        "batch_size": timings[-1]["batch_size"],
-        "device": timings[-1]["device"],
+        **made,
     }

@@ -475,6 +475,20 @@ def test_a_run_that_lacks_images_is_not_measured(gray, tmp_path):
     assert measuring.record(opened, 10, store)["protocol"]["num_images"] == 10
 
 
+def test_a_recorded_time_is_of_the_machine_and_the_batches_it_is_recorded_with(gray, tmp_path):
+    folder = ShardFolder(tmp_path / "samples", {"seed": 0}, 40)
+    folder.mark(40)
+    folder.write(0, pictures(40, 28, 1, seed=0), np.zeros(40, np.int64))
+    for device, size, seconds in (("slow", 8, 9), ("fast", 8, 2), ("fast", 4, 5), ("fast", 8, 3),
+                                  ("slow", 8, 8)):  # fmt: skip
+        folder.log_timing(device=device, batch_size=size, images=10, seconds=seconds)
+    measuring = evaluator(tmp_path, gray[0][1], "eval.metrics=[is]")
+    record = measuring.record(open_images(folder.path), 40, ResultStore(tmp_path / "records"))
+    assert record["cost"] == {
+        "ms_per_image": 200, "ms_per_image_slowest": 300, "batch_size": 8, "device": "fast",
+    }  # fmt: skip
+
+
 # ---- references of one's own pictures ----
 
 

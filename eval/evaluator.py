@@ -181,12 +181,8 @@ class Evaluator:
         protocol = self.protocol(num_images)
         stored = distributed.from_main(lambda: store.get(run, protocol))
         if stored is not None:
-            lacking = [name for name in self.config.metrics if name not in stored["metrics"]]
-            if lacking:
-                raise InputError(
-                    f"{store.path(run, protocol)} has no {', '.join(lacking)}, and records are "
-                    "immutable; choose another folder with runs=FOLDER or move the record away"
-                )
+            if reason := self.lacking(stored, store):
+                raise InputError(reason)
             if images.run is not None:
                 distributed.from_main(lambda: images.require(num_images))
             return stored
@@ -194,6 +190,16 @@ class Evaluator:
         if seen is not None:
             self.add(images, num_images, seen, store, cost, hashes)
         return distributed.from_main(lambda: store.get(run, protocol))
+
+    def lacking(self, record: dict, store: ResultStore) -> str | None:
+        """What is wrong if a stored record lacks a metric that is wanted."""
+        names = [name for name in self.config.metrics if name not in record["metrics"]]
+        if not names:
+            return None
+        return (
+            f"{store.path(record['run'], record['protocol'])} has no {', '.join(names)}, and "
+            "records are immutable; choose another folder with runs=FOLDER or move the record away"
+        )
 
     def add(
         self,

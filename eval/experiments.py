@@ -38,7 +38,8 @@ def make_records(
     """Sample and evaluate every run that has no record, by all ranks.
 
     Runs that differ in their allocations only are sampled together (see ``stitch.runs.grouped``). A
-    run that fails is left out, the others are finished.
+    run that fails is left out, the others are finished. One whose record is of other images, or
+    lacks a metric, has failed.
 
     Args:
         store_images: whether the images are kept in the runs' folders; see ``eval.unstored``.
@@ -49,9 +50,9 @@ def make_records(
     runs = unique(runs)
     failures, counts = {}, {"made": 0, "saved": 0}
 
-    def recorded(run: Run) -> bool:
+    def recorded(run: Run) -> dict | None:
         # Looked up as late as possible: another sweep may have made it in the meantime.
-        return distributed.from_main(lambda: stored_record(run, evaluator, store) is not None)
+        return distributed.from_main(lambda: stored_record(run, evaluator, store))
 
     together = groups(runs)
     # Over the bars of single groups, which leave no trace below another one.
@@ -64,10 +65,11 @@ def make_records(
     for group in together:
         missing = []
         for run in group:
-            if not recorded(run):
+            record = recorded(run)
+            if record is None:
                 missing.append(run)
-            elif difference := changed(run, evaluator, store):
-                failures[run.id] = f"{run.allocation}: {difference}"
+            elif reason := evaluator.lacking(record, store) or changed(run, evaluator, store):
+                failures[run.id] = f"{run.allocation}: {reason}"
             else:
                 log.info("%s is recorded already", run.allocation)
         bar.update(len(group) - len(missing))

@@ -303,6 +303,22 @@ def test_a_sweep_with_failures_lists_them_and_exits_with_1(hashes, tmp_path, cap
     assert len(list((tmp_path / "records").glob("*.json"))) == 2
 
 
+def test_a_point_whose_record_lacks_a_metric_fails_and_the_others_go_on(tmp_path, caplog):
+    caplog.set_level("INFO")
+    one, other = (compose(*FEW, f"runs={tmp_path}", f"allocation.small={n}") for n in (0, 1))
+    sweep.sweep([one])
+    (path,) = (tmp_path / "records").glob("*.json")
+    for config in (one, other):
+        config.eval.metrics = ["fid", "kid"]
+    with pytest.raises(SystemExit) as error:
+        sweep.sweep([one, other])
+    assert error.value.code == 1
+    assert "1 of 2 points failed" in caplog.text
+    assert f"DiT-B*4: {path} has no kid, and records are immutable" in caplog.text
+    (made,) = (r for r in store_of(tmp_path).all() if r["run"]["allocation"] == "DiT-S*4")
+    assert made["metrics"].keys() == {"fid", "kid"}
+
+
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     config = compose(*FEW, f"runs={tmp_path / 'file' / 'runs'}")

@@ -164,11 +164,13 @@ def plan(
         config: see ``eval.estimate.Costs``.
     """
     runs, tables, lines = unique(runs), Costs(config), []
-    missing = {run.id for run in runs if stored_record(run, evaluator, store) is None}
+    missing = [run for run in runs if stored_record(run, evaluator, store) is None]
     for group in groups(runs):
-        lacking = [run for run in group if run.id in missing]
+        lacking = [run for run in group if run in missing]
         spent = cost(lacking, tables)
         lines.append(PlanLine("", setting_text(group[0]), len(group), len(lacking), spent))
-    spent = cost([run for run in runs if run.id in missing], tables)
-    lines.append(PlanLine("", "in all", len(runs), len(missing), spent))
+    # Each with the most images that are asked of it: fewer are its first ones.
+    by_images = sorted(missing, key=lambda run: run.num_images)
+    largest = {run.id: run for run in by_images}.values()
+    lines.append(PlanLine("", "in all", len(runs), len(missing), cost(largest, tables)))
     return plan_text(lines, tables)

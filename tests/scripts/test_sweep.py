@@ -345,6 +345,19 @@ def test_a_dry_run_counts_runs_evaluations_and_hours_without_weights(tmp_path):
     assert spent.hours == pytest.approx(hours)
 
 
+def test_a_dry_run_over_numbers_of_images_misses_those_without_a_record(tmp_path, evaluator):
+    """And costs images that several points have once."""
+    config, store = compose(*FEW, f"runs={tmp_path}"), store_of(tmp_path)
+    few, some, many = (
+        points(tmp_path, f"num_images={count}", shares=[0])[0] for count in (6, 12, 18)
+    )
+    assert experiments.make_records([few], evaluator, store) == {}
+    *_, total, _, _ = experiments.plan([many, few, some], evaluator, store, config)
+    runs, done, missing, evaluations = total.removeprefix(" in all").split()[:4]
+    assert (runs, done, missing) == ("3", "1", "2")
+    assert int(evaluations) == cost([many], Costs(config)).evaluations == 18 * 2 * 4
+
+
 def test_sweeps_and_figures_state_the_same_cost_of_the_same_runs(tmp_path):
     common = ["zoo=imagenet256-dit", f"runs={tmp_path}", "protocol=full"]
     with hydra.initialize_config_dir(str(cli.CONFIGS.resolve()), version_base="1.3"):

@@ -34,7 +34,7 @@ def stored_record(run: Run, evaluator: Evaluator, store: ResultStore) -> dict | 
 
 def make_records(
     runs: Iterable[Run], evaluator: Evaluator, store: ResultStore, store_images: bool = True
-) -> dict[str, str]:
+) -> dict[Run, str]:
     """Sample and evaluate every run that has no record, by all ranks.
 
     Runs that differ in their allocations only are sampled together (see ``stitch.runs.grouped``). A
@@ -45,7 +45,7 @@ def make_records(
         store_images: whether the images are kept in the runs' folders; see ``eval.unstored``.
 
     Returns:
-        Hash of run -> its allocation and what went wrong.
+        Run, one of ``unique(runs)`` -> its allocation and what went wrong.
     """
     runs = unique(runs)
     failures, counts = {}, {"made": 0, "saved": 0}
@@ -69,7 +69,7 @@ def make_records(
             if record is None:
                 missing.append(run)
             elif reason := evaluator.lacking(record, store) or changed(run, evaluator, store):
-                failures[run.id] = f"{run.allocation}: {reason}"
+                failures[run] = f"{run.allocation}: {reason}"
             else:
                 log.info("%s is recorded already", run.allocation)
         bar.update(len(group) - len(missing))
@@ -78,7 +78,7 @@ def make_records(
         make = _make_stored if store_images else make_unstored
         failed, made = make(missing, evaluator, store)
         counts = {key: counts[key] + made[key] for key in counts}
-        failures |= {r.id: f"{r.allocation}: {failed[r.id]}" for r in missing if r.id in failed}
+        failures |= {r: f"{r.allocation}: {failed[r.id]}" for r in missing if r.id in failed}
         bar.update(len(missing))
     bar.close()
     if counts["saved"]:

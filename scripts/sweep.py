@@ -71,7 +71,7 @@ def sweep(configs: list[DictConfig]) -> None:
             continue
         failures |= experiments.make_records(runs, evaluator, store, config.store_images)
         if distributed.is_main():
-            made = experiments.unique(run for run in runs if run.id not in failures)
+            made = [run for run in experiments.unique(runs) if run not in failures]
             found = {run: experiments.stored_record(run, evaluator, store) for run in made}
             for line in terminal.summary({run: record for run, record in found.items() if record}):
                 log.info("%s", line)

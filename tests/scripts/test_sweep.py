@@ -275,7 +275,7 @@ def test_a_point_that_fails_is_named_and_the_rest_is_finished(store_images, tmp_
         next(zoo.denoisers["DiT-B"].parameters()).fill_(float("nan"))
     made = points(tmp_path, zoo=zoo)
     failures = experiments.make_records(made, evaluator, store_of(tmp_path), store_images)
-    assert failures.keys() == {run.id for run in made if run.allocation.steps[3] != "DiT-S"}
+    assert failures.keys() == {run for run in made if run.allocation.steps[3] != "DiT-S"}
     assert all("DiT-B at step" in reason for reason in failures.values())
     assert any(reason.startswith("DiT-S*2+DiT-B*2: ") for reason in failures.values())
     (record,) = store_of(tmp_path).all()
@@ -317,6 +317,21 @@ def test_a_point_whose_record_lacks_a_metric_fails_and_the_others_go_on(tmp_path
     assert f"DiT-B*4: {path} has no kid, and records are immutable" in caplog.text
     (made,) = (r for r in store_of(tmp_path).all() if r["run"]["allocation"] == "DiT-S*4")
     assert made["metrics"].keys() == {"fid", "kid"}
+
+
+def test_a_point_that_fails_hides_none_of_the_same_run_with_more_images(tmp_path, caplog):
+    caplog.set_level("INFO")
+    few, many = (
+        compose(*FEW, f"runs={tmp_path}", "allocation.small=0", f"num_images={count}")
+        for count in (6, 12)
+    )
+    sweep.sweep([few])
+    for config in (few, many):
+        config.eval.metrics = ["fid", "kid"]
+    with pytest.raises(SystemExit):
+        sweep.sweep([few, many])  # the record of six lacks a metric
+    assert "1 of 2 points failed" in caplog.text
+    assert "KID" in caplog.text and "12 images" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):

@@ -29,6 +29,7 @@ from stitch.runs import distributed
 from stitch.runs.provenance import refuse_unclean
 from stitch.runs.records import ResultStore, content_hash
 from stitch.runs.run import Run
+from stitch.runs.warmup import prepare
 
 log = logging.getLogger("plan")
 
@@ -177,6 +178,7 @@ def searched(path: str | Path, budget: float, top: int) -> list[str]:
 def verify(run: Run, batch: int, repetitions: int) -> float:
     """Measured seconds of a batch, the median after a warm-up."""
     one = run.one_batch(batch)
+    prepare(one)
     tasks = {"batch": lambda: one.images(range(batch))}
     return statistics.median(timing.in_turn(tasks, repetitions, run.zoo.device)["batch"])
 

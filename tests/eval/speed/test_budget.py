@@ -166,10 +166,11 @@ def test_what_is_measured_is_compiled_before_however_few_images_a_run_has(monkey
     latency.measure(config, [run])
     latency.measure_costs(config, [run], 4)
     finalists.measured({"run": run}, repetitions=1, warm_up=1)
+    plan.verify(run, 2, repetitions=1)
     for hook in hooks:
         hook.remove()
     assert called <= compiled
-    assert {rows for _, rows in called} == {2 * 8, 2 * 16, 2 * 4}  # with guidance
+    assert {rows for _, rows in called} == {2 * 8, 2 * 16, 2 * 4, 2 * 2}  # with guidance
 
 
 def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory(clock):

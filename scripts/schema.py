@@ -153,7 +153,10 @@ OF_COMMANDS = {
         **{key: {"num_images": "count | null"} for key in ("evaluate", "export", "text2image")},
         "convert": {"precision": "one-of fp32 fp16 bf16", "target": "text"},
         "train": {"precision": "one-of auto fp32 bf16", "compile": "flag | null"},
-        **{key: {"batch_size": "count"} for key in ("bench", "latency", "plan", "timesteps")},
+        **{
+            key: {"batch_size": "count"}
+            for key in ("bench", "latency", "plan", "search", "timesteps")
+        },
     }.items()
 }
 

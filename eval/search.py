@@ -81,7 +81,7 @@ class Plan:
     """How much is tried.
 
     Attributes:
-        tries: settings of a method in the first round, before neighbours.
+        tries: settings of a method in the first round, beside the base and before neighbours.
         generations: how often neighbours of the best are tried, ``tries`` / 2 of them.
         images: of every round.
         kept: the share that goes on to the next round.
@@ -104,17 +104,29 @@ def search(
 
     Args:
         settings: method -> all of its settings.
-        cost: predicted seconds of a setting; infinite if it is not to be tried.
+        cost: predicted seconds of a setting; infinite if it is not to be tried, unless it is the
+            base, which all others are compared with.
         measure: settings and a number of images -> quality of those that could be measured, lower
             is better. What was measured before, it returns at once.
 
     Returns:
         Of every round what was measured; the base is in all of them.
+
+    Raises:
+        InputError: if the base could not be measured.
     """
     going: dict[str, dict[Setting, float]] = {}
+    base = space.words(space.base)
     for method, own in settings.items():
         possible = set(own)
-        found = dict(measure(first(own, cost, plan.tries), plan.images[0]))
+        chosen = dict.fromkeys([space.base, *first(own, cost, plan.tries)])
+        found = dict(measure(list(chosen), plan.images[0]))
+        if space.base not in found:
+            raise InputError(
+                f"the first choices of space.axes, {' '.join(filter(None, base))}, could not be "
+                "measured, and all others are compared with them; see why with scripts.sweep, or "
+                "put others first"
+            )
         for _ in range(plan.generations):
             best = fronts(cost, found, max(1, plan.tries // 4))
             near = (n for n in neighbours(space, best) if n in possible and n not in found)

@@ -8,6 +8,7 @@ if not __package__:
     import as_module  # noqa: F401  says how to start it, and exits
 
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ log = logging.getLogger("search")
 @command("search")
 def main(config: DictConfig) -> None:
     refuse_unclean("results", config.results)
-    limit = float("inf") if config.budget is None else budget.parse_budget(config.budget)
+    limit = math.inf if config.budget is None else budget.parse_budget(config.budget)
     started, device = time.monotonic(), devices.start(config.device)
     zoo = build.load_zoo(config, device)
     candidates = Candidates(config, lambda words: compose("search", words), overrides(), zoo)
@@ -44,6 +45,9 @@ def main(config: DictConfig) -> None:
 
     settings = {method: candidates.settings(method) for method in candidates.space.methods}
     cost = finalists.prediction(config, run_of, candidates.corners(), limit)
+
+    def affordable(setting):
+        return cost(setting) if cost(setting) <= limit else math.inf
 
     def records(chosen, images):
         runs = {one: candidates.run(one, images) for one in chosen}
@@ -60,7 +64,7 @@ def main(config: DictConfig) -> None:
     def measure(chosen, images):
         return {one: r["metrics"]["fid"] for one, r in records(chosen, images).items()}
 
-    rounds = search(candidates.space, settings, cost, plan, measure)
+    rounds = search(candidates.space, settings, affordable, plan, measure)
     last = {one: run_of(one) for one in rounds[-1]}
     known = records(last, plan.images[-1])
     found = influences({one: run.samples for one, run in last.items()}, plan.images[-1], evaluator)

@@ -19,13 +19,14 @@ def prediction(
     settings: Iterable[Hashable],
     limit: float = math.inf,
 ) -> Callable[[Hashable], float]:
-    """Setting -> predicted seconds of one image; infinite above ``limit``, or if it is unfit.
+    """Setting -> predicted seconds of one image; infinite if its choices do not fit together.
 
     Args:
         config: see ``eval.speed.budget.cost_table``.
         run_of: setting -> its run.
         settings: some that call everything that any of them calls; their steps are measured. Those
             whose choices do not fit together are left out.
+        limit: seconds that one of ``settings`` has to be within.
 
     Raises:
         InputError: if none of ``settings`` is within the limit; it names the fastest.
@@ -54,10 +55,9 @@ def prediction(
     @functools.cache
     def seconds(setting: Hashable) -> float:
         try:
-            predicted = costs.seconds(run_of(setting).calls) / costs.batch
+            return costs.seconds(run_of(setting).calls) / costs.batch
         except InputError:
-            return math.inf  # choices that do not fit together
-        return predicted if predicted <= limit else math.inf
+            return math.inf
 
     return seconds
 

@@ -71,6 +71,22 @@ def test_the_same_search_again_samples_nothing(found):
     assert sorted((point["run"], point["fid"]) for point in again["points"]) == sorted(key)
 
 
+def test_a_budget_below_the_base_leaves_a_frontier_that_a_plan_reads(found):
+    runs, result, _ = found
+    (base,) = [point for point in result["points"] if point["base"]]
+    limit, folder = 0.9 * base["predicted_ms"], runs / "within a budget"
+    words = ["images=[20]", f"budget={limit:.6f}ms", f"results={folder}"]
+    code, _, errors = commands.run("search", *FEW, *words, f"runs={runs}")
+    assert code == 0, errors
+    points = json.loads((folder / "frontier.json").read_text())["points"]
+    assert len(points) > 3
+    for point in points:
+        assert (point["predicted_ms"] > limit) == point["base"]
+    code, output, errors = commands.run("plan", f"search={folder / 'frontier.json'}", "budget=9s")
+    assert code == 0, errors
+    assert "python -m scripts.sweep" in output
+
+
 # A rank of a search; times of its own would be others than those of the main one.
 RANK = """
 from eval.speed import latency

@@ -21,6 +21,7 @@ from eval.evaluator import Evaluator
 from eval.paper import frontier
 from eval.search import Plan, search
 from eval.speed import budget, finalists
+from models.errors import InputError
 from models.files import check_writable
 from scripts.cli import command, compose, overrides
 from stitch.runs import build, devices, distributed
@@ -32,6 +33,11 @@ log = logging.getLogger("search")
 @command("search")
 def main(config: DictConfig) -> None:
     refuse_unclean("results", config.results)
+    if "fid" not in config.eval.metrics:
+        raise InputError(
+            f"eval.metrics=[{','.join(config.eval.metrics)}] lacks fid, which a search goes by; "
+            "add it, or choose an eval that has it"
+        )
     limit = math.inf if config.budget is None else budget.parse_budget(config.budget)
     started, device = time.monotonic(), devices.start(config.device)
     zoo = build.load_zoo(config, device)
@@ -62,7 +68,9 @@ def main(config: DictConfig) -> None:
         )
 
     def measure(chosen, images):
-        return {one: r["metrics"]["fid"] for one, r in records(chosen, images).items()}
+        found = {one: record["metrics"] for one, record in records(chosen, images).items()}
+        # A record that was made before may lack it.
+        return {one: metrics["fid"] for one, metrics in found.items() if "fid" in metrics}
 
     rounds = search(candidates.space, settings, affordable, plan, measure)
     last = {one: run_of(one) for one in rounds[-1]}

@@ -95,12 +95,12 @@ def _cost_table(config: DictConfig, points: list[Run]) -> CostTable:
 
 
 def find_records(config: DictConfig, points: list[Run]) -> dict[str, dict]:
-    """Hash of run -> its record, of the protocol under which most of the runs were measured."""
+    """Hash of run -> its record, of the protocol under which most runs have one with FID."""
     wanted = {run.id for run in points}
     found = [
         (content_hash(record["protocol"]), name, record)
         for record in ResultStore(Path(config.runs) / "records").all()
-        if (name := content_hash(record["run"])) in wanted
+        if (name := content_hash(record["run"])) in wanted and "fid" in record["metrics"]
     ]
     if not found:
         return {}

@@ -134,6 +134,7 @@ def test_two_processes_search_by_the_same_times_and_write_the_frontier(tmp_path)
         (["space=quick", 'space.axes.steps=["sampler.stepz=3"]'], "sampler.stepz"),
         (["space=quick", "images=[]"], "images=[]"),
         (["space=quick", "kept=2"], "kept=2"),
+        (["eval=dinov2"], "eval.metrics=[fd_dinov2,precision,recall,kid] lacks fid, which"),
         (["space=quick", "batch_size=auto"], "batch_size=auto must be a whole number, 1 or more"),
     ],
 )

@@ -113,6 +113,20 @@ def test_recorded_allocations_come_first_by_fid_and_the_frontier_is_marked(point
     assert all(choice.metrics is None for choice in choices[3:])
 
 
+def test_a_record_without_fid_is_none_to_a_plan(points, tmp_path):
+    store = ResultStore(tmp_path / "records")
+    small, large = (run for run in points if str(run.allocation) in ("DiT-S*10", "DiT-XL*10"))
+    for run, name, extractor in (
+        (small, "fid", "inception"), (small, "fd_dinov2", "dinov2"), (large, "fd_dinov2", "dinov2"),
+    ):  # fmt: skip
+        protocol = {"extractor": extractor}
+        store.add({"run": run.settings, "protocol": protocol, "metrics": {name: 3.0}})
+    config = compose("plan", "budget=1", f"runs={tmp_path}")
+    first, *others = plan.rank(points, COSTS, plan.find_records(config, points))
+    assert first.run is small and first.metrics == {"fid": 3.0}
+    assert all(choice.metrics is None for choice in others)
+
+
 def test_a_budget_below_the_cheapest_allocation_is_told_the_minimum(points):
     with pytest.raises(
         InputError, match=r"below the cheapest allocation, DiT-S\*10: it takes 0.15 s"

@@ -145,7 +145,8 @@ def peak_memory(config: DictConfig) -> dict[str, float]:
 def _peak_memory(config: dict) -> dict[str, float]:
     settings = OmegaConf.create(config)
     device = devices.start(settings.device)
-    build.create(settings, build.load_zoo(settings, device)).images(range(PAPER_BATCH))
+    run = build.create(settings, build.load_zoo(settings, device)).one_batch(PAPER_BATCH)
+    run.images(range(PAPER_BATCH))
     return memory.peak_mb(device)
 
 

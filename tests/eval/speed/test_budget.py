@@ -15,7 +15,7 @@ from eval.speed import finalists, latency
 from models.errors import InputError
 from stitch import Allocation, evaluations
 from stitch.cost import CostTable, candidates, lateness
-from stitch.runs import build, matmul, warmup
+from stitch.runs import build, matmul, memory, warmup
 from stitch.runs.records import ResultStore
 from stitch.runs.run import timing_key
 from stitch.runs.shards import ShardFolder
@@ -185,6 +185,21 @@ def test_what_is_measured_is_compiled_before_however_few_images_a_run_has(monkey
         hook.remove()
     assert called <= compiled
     assert {rows for _, rows in called} == {2 * 8, 2 * 16, 2 * 4, 2 * 2}  # with guidance
+
+
+def test_peak_memory_is_of_8_images_though_compiled_runs_have_larger_batches(monkeypatch):
+    monkeypatch.setattr(memory, "alone", lambda function, *arguments: function(*arguments))
+    config = compose(
+        "latency", "sampler.steps=2", "allocation=runs", "allocation.runs=DiT-S*2",
+        "batch_size=16", "shard_size=16", "compile=true",
+    )  # fmt: skip
+    rows, zoo = set(), build.load_zoo(config, torch.device("cpu"))
+    hook = zoo.denoisers["DiT-S"].register_forward_pre_hook(
+        lambda network, inputs: rows.add(len(inputs[0]))
+    )
+    latency.peak_memory(config)
+    hook.remove()
+    assert rows == {2 * 8}  # with guidance
 
 
 def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory(clock):

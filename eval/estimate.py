@@ -88,15 +88,26 @@ class Costs:
         self.throughput = OmegaConf.to_container(config.datasets[dataset].throughput)
         self.devices: Sequence[int] = self.throughput["devices"]
         self.sources: list[str] = []
-        files = sorted((Path(config.runs) / "costs").glob("*.json"))
-        self._measured = [CostTable.from_json(json.loads(file.read_text())) for file in files]
+        files = (Path(config.runs) / "costs").glob("*.json")
+        tables = [CostTable.from_json(json.loads(file.read_text())) for file in files]
+        self._measured = sorted(tables, key=lambda table: table.facts["time"], reverse=True)
 
     def of(self, group: Sequence[Run]) -> CostTable:
-        """The table for runs of one setting: of measured ones that of the nearest batch size."""
+        """The table for runs of one setting: of measured ones that of the nearest batch size.
+
+        Of several of one batch size, the newest.
+        """
         run = group[0]
         calls = {call for run in group for call in itertools.chain(*run.calls)}
         device = devices.name(run.zoo.device)
-        here = {"zoo": run.zoo.name, "dtype": run.settings["dtype"], "device": device}
+        here = {
+            "zoo": run.zoo.name,
+            "dtype": run.settings["dtype"],
+            "quantisation": run.settings.get("quantisation"),  # pipelines have none
+            "compile": run.compile,
+            "decoder": run.zoo.decoder,
+            "device": device,
+        }
         usable = [
             table
             for table in self._measured
@@ -104,7 +115,9 @@ class Costs:
         ]
         if usable:
             table = min(usable, key=lambda table: abs(table.batch - run.batch_size))
-            source = f"{device}, by its cost table of {here['dtype']}, batch {table.batch}"
+            words = [here["dtype"], here["quantisation"], "compiled" if run.compile else None]
+            words += [f"decoder {run.zoo.decoder}", f"batch {table.batch}"]
+            source = f"{device}, by its cost table of {', '.join(filter(None, words))}"
         else:
             table = self._stated(group)
             source = f"{self.throughput['device']} ({self.throughput['basis']})"

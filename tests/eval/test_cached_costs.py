@@ -38,7 +38,10 @@ def test_a_plan_counts_evaluations_and_the_little_that_forecasts_are(tmp_path):
 def test_a_measured_cost_table_counts_if_it_has_forecasts(tmp_path):
     run = create("allocation.small=0")
     config = compose("sweep", *SMALL, f"runs={tmp_path}")
-    facts = {"zoo": "fashion", "dtype": "float32", "device": devices.name(torch.device("cpu"))}
+    facts = {
+        "zoo": "fashion", "dtype": "float32", "device": devices.name(torch.device("cpu")),
+        "quantisation": None, "compile": False, "decoder": "first-stage", "time": "2026-01-01",
+    }  # fmt: skip
     (tmp_path / "costs").mkdir()
 
     def hours(steps):

@@ -394,13 +394,60 @@ def test_sweeps_and_figures_state_the_same_cost_of_the_same_runs(tmp_path):
     assert cost(runs, Costs(swept[0])) == cost(drawn, Costs(figures))
 
 
+MEASURED = {
+    "zoo": "fashion", "dtype": "float32", "device": devices.name(torch.device("cpu")),
+    "quantisation": None, "compile": False, "decoder": "first-stage", "time": "2026-01-02",
+}  # fmt: skip
+
+
+def hours_by(tables, tmp_path, *overrides):
+    """Hours of a run of DiT-S and DiT-B, and what they are said to be of, by measured tables.
+
+    Args:
+        tables: name of the file -> its table.
+    """
+    (run,) = points(tmp_path, *overrides, shares=[0.5])
+    (tmp_path / "costs").mkdir(exist_ok=True)
+    for name, table in tables.items():
+        (tmp_path / "costs" / f"{name}.json").write_text(json.dumps(table.to_json()))
+    costs = Costs(compose(*FEW, f"runs={tmp_path}"))
+    return cost([run], costs).hours[0], costs.sources[0]
+
+
 def test_a_measured_cost_table_counts_before_a_stated_throughput(tmp_path):
-    (run,) = points(tmp_path, shares=[0.5])
-    config = compose(*FEW, f"runs={tmp_path}")
-    facts = {"zoo": "fashion", "dtype": "float32", "device": devices.name(torch.device("cpu"))}
-    table = CostTable(2, {("DiT-S",): 2.0, ("DiT-B",): 6.0}, 4.0, facts)
-    assert cost([run], Costs(config)).hours[0] < 1
-    (tmp_path / "costs").mkdir()
-    (tmp_path / "costs" / "measured.json").write_text(json.dumps(table.to_json()))
+    table = CostTable(2, {("DiT-S",): 2.0, ("DiT-B",): 6.0}, 4.0, MEASURED)
+    assert hours_by({}, tmp_path)[0] < 1
     # Guided: four evaluations of each, of 1 s and 3 s an image, and 2 s of all else.
-    assert cost([run], Costs(config)).hours[0] == pytest.approx(12 * (4 + 12 + 2) / 3600)
+    hours, source = hours_by({"measured": table}, tmp_path)
+    assert hours == pytest.approx(12 * (4 + 12 + 2) / 3600)
+    assert source.endswith("by its cost table of float32, decoder first-stage, batch 2")
+
+
+@pytest.mark.parametrize(
+    "overrides, facts, words",
+    [
+        (["compile=true"], {"compile": True}, "float32, compiled, decoder first-stage"),
+        (["quantisation=int8"], {"quantisation": "int8"}, "float32, int8, decoder first-stage"),
+        (["decoder=preview"], {"decoder": "preview"}, "float32, decoder preview"),
+    ],
+)
+def test_hours_are_by_a_cost_table_of_the_same_settings(overrides, facts, words, tmp_path):
+    steps = {("DiT-S",): 3600.0, ("DiT-B",): 3600.0}
+    other = {"other": CostTable(3, steps, 0.0, MEASURED)}  # of the very batch size
+    assert hours_by(other, tmp_path, *overrides)[0] < 1
+    same = {"same": CostTable(1, steps, 0.0, {**MEASURED, **facts})}
+    hours, source = hours_by(other | same, tmp_path, *overrides)
+    assert hours == pytest.approx(12 * 2 * 4)
+    assert source.endswith(f"by its cost table of {words}, batch 1")
+
+
+@pytest.mark.parametrize("newest", ["a", "b"])
+def test_of_cost_tables_of_one_batch_size_the_newest_counts(newest, tmp_path):
+    tables = {
+        name: CostTable(3, {("DiT-S",): seconds, ("DiT-B",): seconds}, 0.0, {**MEASURED, **day})
+        for name, seconds, day in (
+            (newest, 3600.0, {"time": "2026-01-02"}),
+            ("ab".replace(newest, ""), 7200.0, {"time": "2026-01-01"}),
+        )
+    }
+    assert hours_by(tables, tmp_path)[0] == pytest.approx(12 * 2 * 4 / 3)

@@ -9,6 +9,7 @@ from eval import terminal
 from eval.estimate import SAMPLERS, cache_text
 from eval.paper import reported, tables
 from eval.paper.kinds import KINDS, Drawing
+from eval.paper.measured import together
 from eval.paper.points import Point
 from stitch.runs import provenance
 from stitch.runs.records import require_alike
@@ -118,12 +119,11 @@ def caption_text(planner, figure: dict, points: list[Point], found: list) -> str
         text += f", protocol {planner.protocol}{' changed' if planner.changed else ''}"
     named = {*figure.get("y", []), *figure.get("columns", []), *figure.get("beside", [])}
     timed = figure["kind"] == "pareto" or "time" in named
-    devices = {} if not timed else {r["timing"].get("device"): r["timing"].get("batch_size")
-               for r in found if isinstance(r, dict) and "timing" in r}  # fmt: skip
-    if figure["kind"] != "table" and (None in devices or len(devices) > 1):
-        devices = {}  # the axis is MACs
-    timed = [f"{device}, batch {batch}" for device, batch in devices.items() if device]
-    return f"{text}; times: {' and '.join(timed)}" if timed else text
+    timings = [r["timing"] for r in found if timed and isinstance(r, dict) and "timing" in r]
+    if figure["kind"] != "table" and not (all(timings) and together(timings)):
+        timings = []  # the axis is MACs
+    on = dict.fromkeys(f"{t['device']}, batch {t['batch_size']}" for t in timings if t)
+    return f"{text}; times: {' and '.join(on)}" if on else text
 
 
 def _list(values: list) -> str:

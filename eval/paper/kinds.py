@@ -12,6 +12,7 @@ from eval.markdown import markdown
 from eval.metrics import METRICS
 from eval.paper import plots, shown, tables
 from eval.paper import reported as paper
+from eval.paper.measured import together
 from eval.paper.points import PARTS, Point
 from models.errors import InputError
 from stitch import pareto_frontier
@@ -94,11 +95,11 @@ def value(record: dict, metric: str) -> float:
 
 
 def time_axis(records: Sequence[dict]) -> tuple[str, str]:
-    """(metric, axis label) of time, or of MACs if not all was timed on one device."""
-    devices = {record["timing"].get("device") for record in records}
-    if None in devices or len(devices) > 1:
+    """(metric, axis label) of time, or of MACs if not all was timed on one device in one batch."""
+    timings = [record["timing"] for record in records]
+    if not all(timings) or not together(timings):
         return "gmacs", "GMACs per image"
-    return "time", f"ms per image\n({short_device(devices.pop())})"
+    return "time", f"ms per image\n({short_device(timings[0]['device'])})"
 
 
 def relative_label(timed: str) -> str:

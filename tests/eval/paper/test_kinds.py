@@ -1,6 +1,7 @@
 """Kinds of figures: what shares an axis with what."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import hydra
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from eval.paper import kinds as figure_kinds
+from eval.paper.draw import caption_text
 from eval.paper.points import Planner
 from scripts import cli
 
@@ -37,7 +39,7 @@ def saved(monkeypatch):
 @pytest.mark.parametrize(
     "timing, axis",
     [
-        ({"ms_per_image": 7.0, "device": "A"}, "time relative to the slowest"),
+        ({"ms_per_image": 7.0, "device": "A", "batch_size": 8}, "time relative to the slowest"),
         ({}, "relative to the largest\n(ours: GMACs, reported: time)"),
     ],
 )
@@ -62,6 +64,44 @@ def test_reported_times_never_share_an_axis_with_other_units(
         assert (len(ours), len(reported)) == (3, 66)
         assert max(ours) == max(reported) == 1
         assert max(max(line.get_xdata()) for line in place.lines) == 1
+
+
+TIMING = {"ms_per_image": 7.0, "device": "A", "batch_size": 100}
+
+
+@pytest.mark.parametrize(
+    "timings, axis, times",
+    [
+        ([TIMING] * 3, "ms per image\n(A)", "; times: A, batch 100"),
+        ([TIMING, TIMING, {**TIMING, "batch_size": 8}], "GMACs per image", ""),
+        ([TIMING, TIMING, {**TIMING, "device": "B"}], "GMACs per image", ""),
+        ([TIMING, TIMING, {}], "GMACs per image", ""),
+    ],
+)
+def test_times_share_an_axis_if_all_are_of_one_device_and_batch_size(
+    timings, axis, times, planned, saved, tmp_path
+):
+    figure, names, points = planned
+    planner = SimpleNamespace(chosen="zoo", protocol="cpu", changed=False)
+    evidence = [
+        {"cost": {"macs_per_image": 2e9}, "timing": timing, "metrics": {"fid": 9.0, "is": 9.0}}
+        for timing in timings
+    ]
+    caption = caption_text(planner, figure, points, evidence)
+    path = tmp_path / "x.png"
+    figure_kinds.pareto(
+        figure_kinds.Drawing(figure, names, points, evidence, path, tmp_path, False, caption)
+    )
+    assert {place.get_xlabel() for place in saved[0].axes[:2]} == {axis}
+    assert caption.endswith(f"protocol cpu{times}")
+
+
+def test_a_table_names_every_batch_size_that_its_times_are_of(planned):
+    _, _, points = planned
+    planner = SimpleNamespace(chosen="zoo", protocol="cpu", changed=False)
+    found = [{"timing": timing} for timing in (TIMING, {**TIMING, "batch_size": 8}, {})]
+    caption = caption_text(planner, {"kind": "table", "columns": ["time"]}, points, found)
+    assert caption.endswith("; times: A, batch 100 and A, batch 8")
 
 
 @pytest.mark.parametrize("template, y", [("{fraction}", "share of DiT-S"), ("{large}", "")])

@@ -74,10 +74,11 @@ def latencies(runs: Path, wanted: Collection[str] = ()) -> dict[str, dict]:
     measured = [(json.loads(file.read_text()), str(file)) for file in files]
 
     def rank(one: tuple[dict, str]) -> tuple:
-        # Compiled ones win, then those measured in turn with the most others, which compare best.
+        # Those win that have most of what is to be compared, of these the compiled ones, then
+        # those measured in turn with the most others, which compare best.
         content, _ = one
         keys = {timing_key(content, point["allocation"]) for point in content["points"]}
-        return content["compile"], len(keys & {*wanted}), len(keys), content["time"]
+        return len(keys & {*wanted}), content["compile"], len(keys), content["time"]
 
     for content, file in sorted(measured, key=rank):
         device = content["device"] + (", compiled" if content["compile"] else "")

@@ -226,26 +226,44 @@ def test_latencies_are_of_8_images_and_of_large_batches_with_size_and_memory(clo
     assert 100 < latency.peak_memory(config)["peak_rss_mb"] < 4000
 
 
-def test_times_that_are_compared_are_of_one_file_if_one_has_them(tmp_path):
+@pytest.fixture
+def sources(tmp_path):
+    """Names of files and whether they are compiled, and allocations -> the file of each's time."""
     setting = {
         "zoo": "fashion", "sampler": {"name": "ddim"}, "dtype": "float32", "device": "CPU",
-        "guidance": {"scale": 1.5}, "batch_size": 8, "decoder": "first-stage", "compile": False,
+        "guidance": {"scale": 1.5}, "batch_size": 8, "decoder": "first-stage",
         "time": "2026-01-01",
     }  # fmt: skip
     (tmp_path / "latency").mkdir()
-    for name, allocations in {"many": "ABCDE", "few": "AF"}.items():
+
+    def store(name, allocations, compiled=False):
         points = [{"allocation": f"{a}*2", "ms_per_image": 1.0} for a in allocations]
-        content = {**setting, "points": points}
+        content = {**setting, "compile": compiled, "points": points}
         (tmp_path / "latency" / f"{name}.json").write_text(json.dumps(content))
-    a, b, f = (timing_key(setting, f"{name}*2") for name in "ABF")
 
-    def sources(*wanted):
-        found = tables.latencies(tmp_path, wanted)
-        return [Path(found[key]["timing_source"]).stem for key in wanted]
+    def of(wanted):
+        keys = [timing_key(setting, f"{a}*2") for a in wanted]
+        found = tables.latencies(tmp_path, keys)
+        return [Path(found[key]["timing_source"]).stem for key in keys]
 
-    assert sources(a, f) == ["few", "few"]
-    assert sources(a, b, f) == ["many", "many", "few"]
-    assert sources(a) == ["many"]
+    return store, of
+
+
+def test_times_that_are_compared_are_of_one_file_if_one_has_them(sources):
+    store, of = sources
+    store("many", "ABCDE")
+    store("few", "AF")
+    assert of("AF") == ["few", "few"]
+    assert of("ABF") == ["many", "many", "few"]
+    assert of("A") == ["many"]
+
+
+def test_compiled_times_count_unless_others_have_more_of_what_is_compared(sources):
+    store, of = sources
+    store("many", "ABCDE")
+    store("compiled", "AB", compiled=True)
+    assert of("ABC") == ["many"] * 3
+    assert of("AB") == ["compiled"] * 2
 
 
 def test_memory_stays_known_when_only_the_time_is_measured_again(tmp_path):

@@ -52,7 +52,8 @@ def main(config: DictConfig) -> None:
         data["data_sha256"] = distributed.from_main(lambda: images.sha256(images.count))
         ordered = bool(warnings(images, min(config.num_features, images.count), chunk=None))
     weights = find_weights(config.eval.weights, config.eval.url)
-    extractor = create_extractor(config.eval.extractor, weights, device)
+    clip = config.eval.get("clip")
+    extractor = create_extractor(config.eval.extractor, weights, device, clip)
     kinds = [kind for kind in extractor.get_requested_features_list() if kind != "logits"]
     seen = Pass(extractor, images, images.count, config.eval.batch_size, kinds).whole()
     if seen is None:

@@ -30,7 +30,7 @@ from stitch.runs import prompts
 from stitch.runs.records import ResultStore
 from stitch.runs.shards import ShardFolder
 from tests import text_pipeline
-from tests.commands import compose
+from tests.commands import compose, run
 from tests.inception import save_random_inception
 
 CPU = torch.device("cpu")
@@ -96,6 +96,20 @@ def test_a_record_has_the_clip_score_of_a_run(clip, tmp_path):
     (tmp_path / "samples" / prompts.FILE).write_text("a\nb\nc\n")
     with pytest.raises(InputError, match="prompts.txt is missing or not what the images were"):
         evaluator.record(folder, 4, ResultStore(tmp_path / "others"))
+
+
+def test_the_documented_command_makes_the_reference_of_coco(clip, tmp_path):
+    save_random_inception(tmp_path / "inception.pth")
+    (tmp_path / "photographs").mkdir()
+    for number, image in enumerate(pictures(3, (270, 300))):
+        Image.fromarray(image).save(tmp_path / "photographs" / f"{number}.png")
+    settings = ["eval=coco", f"eval.weights={tmp_path}/inception.pth", f"eval.clip={clip}",
+                f"eval.reference={tmp_path}/reference.safetensors"]  # fmt: skip
+    photographs = [f"images.path={tmp_path}/photographs", "images.resize=256"]
+    code, _, errors = run("reference", *settings, *photographs, "images.prepare=bk-sdm")
+    assert code == 0, errors
+    reference = Evaluator(compose("evaluate", *settings).eval, CPU).reference
+    assert reference.features.shape == (3, 2048)
 
 
 def test_clip_needs_weights_that_are_there(tmp_path):

@@ -32,7 +32,7 @@ log = logging.getLogger("reference")
 
 @command("reference")
 def main(config: DictConfig) -> None:
-    if config.images is None and config.eval.get("data") is None:
+    if config.images.path is None and config.eval.get("data") is None:
         raise InputError(
             "images is not set, and this evaluation (eval=) has no data set of its own; give the "
             "real images with images=PATH"

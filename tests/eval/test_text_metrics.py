@@ -30,7 +30,7 @@ from stitch.runs import prompts
 from stitch.runs.records import ResultStore
 from stitch.runs.shards import ShardFolder
 from tests import text_pipeline
-from tests.commands import compose, run
+from tests.commands import compose, refusal, run
 from tests.inception import save_random_inception
 
 CPU = torch.device("cpu")
@@ -110,6 +110,11 @@ def test_the_documented_command_makes_the_reference_of_coco(clip, tmp_path):
     assert code == 0, errors
     reference = Evaluator(compose("evaluate", *settings).eval, CPU).reference
     assert reference.features.shape == (3, 2048)
+
+
+def test_an_evaluation_without_a_data_set_needs_images_for_its_reference():
+    line = refusal("reference", "eval=imagenet")
+    assert "images is not set" in line and "give the real images with images=PATH" in line
 
 
 def test_clip_needs_weights_that_are_there(tmp_path):

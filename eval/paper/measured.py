@@ -4,6 +4,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from eval.paper.evidence import Evidence, latency_command
 from eval.paper.points import Planner, Point
+from models.errors import InputError
 
 LARGE, SMALL = 0.0, 1.0  # shares of the small denoiser
 
@@ -31,7 +32,13 @@ class Data:
         Raises:
             Unmeasured: with the command that makes what is missing.
             NotTestable: if the data set has no such denoisers.
+            InputError: if the command line chose figures, and not this one.
         """
+        if figure not in self.figures:
+            raise InputError(
+                f"figure={','.join(self.figures)} lacks {figure}, which a claim is about; claims "
+                "need all figures of the paper: leave figure out"
+            )
         if figure not in self._known:
             settings, planner = self.figures[figure], self.planner
             if settings["family"] not in planner.facts["families"]:

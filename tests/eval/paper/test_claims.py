@@ -16,6 +16,7 @@ from eval.paper.measured import Data
 from eval.paper.points import Planner, Point
 from scripts import cli
 from stitch import Allocation
+from tests import commands
 
 # The real ones: the numbers of the tables below are close to them, on either side.
 THRESHOLDS = OmegaConf.load(cli.CONFIGS / "claims.yaml").thresholds
@@ -534,3 +535,11 @@ def test_a_claim_about_denoisers_that_a_data_set_does_not_have_is_not_testable(r
                 f"not testable here: imagenette64 has no denoisers of the family {family}",
                 "not testable",
             )
+
+
+def test_claims_of_chosen_figures_only_are_refused(tmp_path):
+    words = ["zoo=fashion", "figure=fig01", f"runs={tmp_path}", f"claims={tmp_path}/claims.md"]
+    line = commands.refusal("claims", *words)
+    assert "figure=fig01 lacks table1, which a claim is about" in line
+    assert "leave figure out" in line
+    assert not (tmp_path / "claims.md").exists()

@@ -105,31 +105,33 @@ def trajectory(config: DictConfig, device: torch.device) -> list[dict]:
     for fraction in config.fractions:
         split = {pair[0]: fraction, pair[1]: 1 - fraction}
         allocation = stitch.Allocation.from_fractions(split, len(sampler.timesteps))
-        task, within[fraction] = str(allocation), []
-        tasks[task] = lambda a=allocation, w=within[fraction]: walk(a, w)
+        within[fraction] = []
+        tasks[fraction] = lambda a=allocation, w=within[fraction]: walk(a, w)
         log_snr = sampler.schedule.log_snr(sampler.timesteps)
         steps = stitch.evaluations(allocation, guidance, log_snr)
-        evaluations[fraction] = task, sum(zoo.macs(name) for step in steps for name in step)
+        macs = sum(zoo.macs(name) for step in steps for name in step)
+        evaluations[fraction] = str(allocation), macs
     seconds = timing.in_turn(tasks, config.repetitions, device)
     results = []
-    slowest = max(evaluations.values(), key=lambda entry: entry[1])
-    for fraction, (task, macs) in evaluations.items():
-        times = timing.summary([second / config.batch_size for second in seconds[task]])
-        speed_up = sum(seconds[slowest[0]]) / sum(seconds[task])
+    slowest = max(evaluations, key=lambda fraction: evaluations[fraction][1])
+    for fraction, (allocation, macs) in evaluations.items():
+        times = timing.summary([second / config.batch_size for second in seconds[fraction]])
+        speed_up = sum(seconds[slowest]) / sum(seconds[fraction])
+        ideal = evaluations[slowest][1] / macs
         # The first walk, to warm up, is not timed.
         inside = sum(watch.seconds() for watch in within[fraction][1:])
         results.append(
             {
                 "fraction": fraction,
-                "allocation": task,
+                "allocation": allocation,
                 "variant": variant,
                 "batch": config.batch_size,
                 **times,
                 "gmacs_per_image": macs / 1e9,
                 "speed_up": speed_up,
-                "ideal_speed_up": slowest[1] / macs,
-                "stitch_efficiency": speed_up / (slowest[1] / macs),
-                "outside_networks": 1 - inside / sum(seconds[task]),
+                "ideal_speed_up": ideal,
+                "stitch_efficiency": speed_up / ideal,
+                "outside_networks": 1 - inside / sum(seconds[fraction]),
             }
         )
     return results

@@ -143,6 +143,18 @@ def test_a_trajectory_is_measured_as_a_whole_and_within_its_networks():
         assert 0 < row["outside_networks"] < 1
 
 
+@torch.no_grad()
+def test_fractions_that_round_to_one_allocation_are_measured_each():
+    config = compose(
+        "bench", "bench=trajectory", "sampler.steps=4", "batch_size=2", "repetitions=2",
+        "fractions=[0,0.1]", "precision=fp32", "denoisers=[DiT-S,DiT-B]",
+    )  # fmt: skip
+    none, few = networks.trajectory(config, torch.device("cpu"))
+    assert none["allocation"] == few["allocation"] == "DiT-B*4"
+    for row in (none, few):
+        assert 0 < row["outside_networks"] < 1
+
+
 def test_a_stopwatch_adds_up_what_it_is_around(monkeypatch):
     clock = iter([1.0, 3.0, 10.0, 10.5])
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))

@@ -11,7 +11,10 @@ SHOWN = 24  # first images of a run, of which a report shows the first of every 
 
 def latency(runs: list[Run]) -> str:
     """What measures the latencies of ``runs``, which share all but allocations."""
-    words = _of_speed(runs[0].settings, runs[0].zoo)
+    zoo = runs[0].zoo
+    words = _of_speed(runs[0].settings, zoo)
+    if zoo.decoder != "first-stage":
+        words.append(f"decoder={zoo.decoder}")
     allocations = ",".join(str(run.allocation) for run in runs)
     return _command("latency", [*words, f"allocations=[{allocations}]"])
 

@@ -501,6 +501,14 @@ def test_latencies_that_were_not_measured_come_with_their_command(recorded):
     assert (config.sampler.steps, config.guidance.scale) == (20, 1.5)
 
 
+def test_latencies_with_a_preview_are_asked_for_with_it(recorded):
+    text, _ = judged(
+        "the overhead of a second denoiser is small", recorded("zoo=fashion", "decoder=preview")
+    )
+    name, words = command_of(text)
+    assert (name, cli.compose(name, words).decoder) == ("latency", "preview")
+
+
 MEASURED = {"device": "A", "batch_size": 100}
 
 

@@ -112,8 +112,14 @@ class Planner:
         return bool(keys & CHANGING)
 
     def given_text(self) -> str:
-        """The overrides that a command for the same runs needs."""
-        words = [o for o in self.overrides if _key(o) in ("zoo", "pipeline", "protocol")]
+        """The overrides that a command for the same records needs."""
+        # An evaluation is no setting of a run, but of its record.
+        words = [
+            override
+            for override in self.overrides
+            if _key(override) in ("zoo", "pipeline", "protocol")
+            or _key(override).split(".")[0] == "eval"
+        ]
         return "".join(f" {word}" for word in [*words, *self.given])
 
     def parts(self, figure: dict) -> dict[str, str]:

@@ -464,6 +464,13 @@ def test_what_was_not_measured_comes_with_the_command_that_measures_it(recorded,
     )
 
 
+def test_the_command_for_what_was_not_measured_has_the_evaluation_that_was_asked_for(recorded):
+    data = recorded("zoo=fashion", "eval=dinov2", "eval.metrics=[fd_dinov2]")
+    given = data.planner.given_text()
+    config = cli.compose("figures", ["figure=table7", *shlex.split(given)])
+    assert config.eval == data.planner.config.eval
+
+
 def test_figures_list_their_series_in_the_order_that_claims_take_them_in(recorded):
     figures = recorded("zoo=fashion").figures
     assert [series["label"] for series in figures["table7"]["series"]] == [

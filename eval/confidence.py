@@ -1,5 +1,6 @@
 """How certain a Frechet distance is: the influence of every sample on it."""
 
+import logging
 from collections.abc import Hashable, Mapping
 
 import torch
@@ -13,22 +14,34 @@ from eval.metrics import Moments, moments
 from stitch.runs import distributed
 from stitch.runs.shards import ShardFolder
 
+log = logging.getLogger("confidence")
+
+ENOUGH = 8  # samples for each dimension: of fewer, the delta method's errors may be far off
+
 
 def influences(
     samples: Mapping[Hashable, ShardFolder], num_images: int, evaluator: Evaluator
 ) -> dict[Hashable, Tensor]:
     """``frechet_influence`` of the first images of sample folders; empty for all but one rank.
 
-    To be called by all ranks.
+    To be called by all ranks. Fewer than ``ENOUGH`` images for each dimension give a warning.
     """
-    found = {}
+    found, reference = {}, evaluator.reference.moments["features"]
+    dimensions = len(reference.mean)
+    if num_images < ENOUGH * dimensions and distributed.is_main():
+        log.warning(
+            "FID's standard errors are of %d images in %d dimensions: of fewer than %d they may "
+            "be off by a third or more, in either direction; give the last round more (images=)",
+            num_images,
+            dimensions,
+            ENOUGH * dimensions,
+        )
     shown = None if distributed.is_main() else True
     for name, folder in tqdm(samples.items(), desc="confidence", unit="run", disable=shown):
         size = evaluator.config.batch_size
         seen = Pass(evaluator.extractor, ShardImages(folder), num_images, size, ["features"])
         features = seen.whole()
         if features is not None:
-            reference = evaluator.reference.moments["features"]
             found[name] = frechet_influence(features.features["features"], reference)
     return found
 
@@ -47,7 +60,8 @@ def frechet_influence(features: Tensor, reference: Moments) -> Tensor:
     The estimate's bias, which falls with 1 / N and is alike for alike samples, is not in it.
 
     Args:
-        features: (N, D), N above D, or S has no inverse.
+        features: (N, D), N well above D (see ``ENOUGH``): the method is one of many samples, and
+            of no more than D, S has no inverse.
     """
     sample = moments(features)
     centred = features.double().cpu() - sample.mean

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from eval import terminal
 from eval.estimate import SAMPLERS, cache_text
+from eval.metrics import METRICS
 from eval.paper import reported, tables
 from eval.paper.kinds import KINDS, Drawing
 from eval.paper.measured import together
 from eval.paper.points import Point
+from models.errors import InputError
 from stitch.runs import provenance
 from stitch.runs.records import require_alike
 
@@ -22,6 +24,7 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
     found = evidence.of(figure, points)
     if evidence.kind(figure) == "record":
         require_alike(found, ["weights", *varied(points)])  # a guide's, too
+        check_metrics(evidence, name, figure, points, found)
     path = folder / f"{name}.png"
     names = {key: text for key, text in planner.parts(figure).items() if key != "schedule"}
     caption = caption_text(planner, figure, points, found)
@@ -49,6 +52,20 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
     for line in terminal.listing(rows) if figure["kind"] in ("curves", "pareto") else []:
         log.info("%s", line)
     log.info("%s", path.with_suffix(".md") if figure["kind"] == "table" else path)
+
+
+def check_metrics(evidence, name, figure: dict, points: list[Point], found: list[dict]) -> None:
+    """Raise InputError if a record lacks a metric that the figure shows."""
+    shown = [one for key in ("y", "columns", "beside") for one in figure.get(key, [])]
+    for point, record in zip(points, found, strict=True):
+        lacking = [one for one in shown if one in METRICS and one not in record["metrics"]]
+        if lacking:
+            metrics = ",".join(dict.fromkeys([*evidence.evaluator.config.metrics, *lacking]))
+            raise InputError(
+                f"figure.{name}: {evidence.record(point)} has no {', '.join(lacking)}, and records "
+                "are immutable; choose another folder with runs=FOLDER or move the record away, "
+                f"and give eval.metrics=[{metrics}] run=true"
+            )
 
 
 def varied(points: list[Point]) -> set[str]:

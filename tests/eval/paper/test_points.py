@@ -1,6 +1,9 @@
 """Which runs a figure has, and on a zoo that has not all families of denoisers."""
 
+import re
+
 import hydra
+import pytest
 
 from eval.paper.points import Planner
 from scripts import cli
@@ -31,3 +34,15 @@ def test_every_stitch_takes_all_steps_beside_t_stitch(tmp_path):
     assert {point.run.num_images for point in points} == {2000}
     shares = [point.share for point in points if point.series == 0]
     assert sorted(shares) == [share / 10 for share in range(11)]
+
+
+@pytest.mark.parametrize("figure, setting", [("table9", "columns"), ("fig01", "y")])
+def test_a_metric_that_records_lack_is_named_with_a_record_and_how_to_get_it(
+    figure, setting, tmp_path
+):
+    line = commands.refusal(
+        "figures", "zoo=fashion", "precision=bf16", "runs=docs/fashion", f"figures={tmp_path}",
+        f"figure={figure}", f"figure.{figure}.{setting}=[fid,kid]",
+    )  # fmt: skip
+    assert re.search(rf"figure\.{figure}: docs/fashion/records/\w+\.json has no kid", line)
+    assert line.endswith("give eval.metrics=[fid,is,precision,recall,kid] run=true")

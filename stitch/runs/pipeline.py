@@ -5,6 +5,7 @@ that know of such runs mostly have others.
 """
 
 import functools
+import inspect
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -115,6 +116,11 @@ class Pipeline:
         if made is None:
             raise InputError(
                 f"pipeline.scheduler.name={self.card.scheduler.name} is no scheduler of diffusers"
+            )
+        for option in options.keys() - inspect.signature(made).parameters.keys():
+            raise InputError(
+                f"pipeline.scheduler.{option}={options[option]} is no option of {made.__name__}; "
+                f"leave it out with ~pipeline.scheduler.{option}"
             )
         return made(**options) if config is None else made.from_config(config, **options)
 

@@ -217,6 +217,10 @@ def test_a_dry_run_says_what_is_missing_and_what_it_costs(tmp_path):
         (["cache=forecast"], "cache.order=1 is for scripts.sample"),
         (["shard_size=3"], "shard_size=3 must be a multiple of batch_size=2"),
         (["pipeline.scheduler.name=Best"], "pipeline.scheduler.name=Best is no scheduler"),
+        (
+            ["pipeline.scheduler.name=HeunDiscreteScheduler"],
+            "is no option of HeunDiscreteScheduler; leave it out with ~pipeline.scheduler.",
+        ),
         (["pipeline=sdxl-controlnet", "precision=fp32"], "pipeline.control=null is no file"),
     ],
 )

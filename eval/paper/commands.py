@@ -44,6 +44,7 @@ def _of_speed(settings: dict, zoo: models.Zoo) -> list[str]:
         words.append(f"schedule={settings['schedule']}")
     words += _of_guidance(settings["guidance"], zoo)
     words.append(f"precision={PRECISIONS[settings['dtype']]}")
+    words += [f"++zoo.{place}={_text(value)}" for place, value in settings.get("card", {}).items()]
     if settings["quantisation"]:
         words.append(f"quantisation={settings['quantisation']}")
     cache = settings.get("cache")

@@ -66,7 +66,7 @@ def setting(config: DictConfig, run: Run) -> dict:
         **{
             name: value
             for name, value in run.settings.items()
-            if name in ("quantisation", "cache", "size", "call")
+            if name in ("quantisation", "cache", "card", "size", "call")
         },
     }
 

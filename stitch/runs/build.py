@@ -16,7 +16,7 @@ from models.errors import InputError
 from models.weights import CheckpointError
 from stitch import intervals
 from stitch.rules import Request, allocate
-from stitch.runs import devices, spacing
+from stitch.runs import cards, devices, spacing
 from stitch.runs.batch_size import automatic
 from stitch.runs.records import content_hash
 from stitch.runs.run import Run
@@ -74,8 +74,11 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
         "dtype": str(zoo.dtype).removeprefix("torch."),
         "quantisation": zoo.quantisation,
     }
-    if cache:  # runs without one are named as they were before there were any
+    # Runs without one of these are named as they were before there were any.
+    if cache:
         settings["cache"] = dataclasses.asdict(cache)
+    if changed := cards.changes(zoo):
+        settings["card"] = changed
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(settings)
     batch_size = automatic(zoo, path, config.shard_size, probe) if auto else config.batch_size
     return Run(

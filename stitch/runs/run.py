@@ -248,7 +248,7 @@ def timing_key(settings: dict, allocation: str) -> str:
     Args:
         settings: a run's or a latency file's, with ``decoder``.
     """
-    names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache", "size", "call")
+    names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache", "card", "size", "call")
     guidance, scale = settings["guidance"], settings["guidance"]["scale"]
     guided = scale > 1 if "embedding" in guidance else scale != 1  # of a pipeline or a zoo
     parts = {name: settings[name] for name in names if name in settings}

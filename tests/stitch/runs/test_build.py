@@ -1,14 +1,19 @@
 """From configs to runs: what determines the pixels and nothing else, with stable hashes."""
 
 import json
+import shlex
 from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+import models
+from eval.paper import commands
 from models import DenoiserSpec
 from models.classes import Classes
 from models.errors import InputError
+from models.zoo import CARDS
 from stitch.runs import build
 from stitch.runs.records import content_hash
 from stitch.runs.run import timing_key
@@ -33,6 +38,8 @@ def zoo():
         denoisers=dict.fromkeys(COSTS),
         default_denoisers=list(COSTS),
         specs=dict.fromkeys(COSTS, spec),
+        card=OmegaConf.load(CARDS / "fashion.yaml"),
+        decoder="first-stage",
         weights_sha256=lambda names, **_: dict.fromkeys([*names, "first-stage"], "0" * 64),
         macs=COSTS.__getitem__,
     )
@@ -123,6 +130,31 @@ def test_settings_that_change_the_pixels_are_in_the_run(zoo):
     assert len({content_hash(run) for run in runs}) == len(overrides)
     for run in runs:
         assert json.loads(json.dumps(run)) == run  # a folder's owner is compared with it
+
+
+@pytest.mark.parametrize(
+    "name, override, changed",
+    [
+        ("fashion", "zoo.denoisers.DiT-S.num_heads=2", {"denoisers.DiT-S.num_heads": 2}),
+        ("fashion", "++zoo.denoisers.DiT-B.schedule=ldm", {"denoisers.DiT-B.schedule": "ldm"}),
+        ("fashion", "zoo.first_stage.scale=0.5", {"first_stage.scale": 0.5}),
+        ("fashion", "~zoo.first_stage.scale", {"first_stage.scale": None}),
+        ("imagenet256-ldm", "zoo.files.LDM.ema=true", {"files.LDM.ema": True}),
+        ("imagenet256-dit", "zoo.first_stage.file=sd-vae-ft-mse", {}),  # named by its hash
+        ("fashion", "zoo.checkpoints=elsewhere", {}),
+        ("fashion", "zoo.preview.latent_channels=3", {}),  # is not the decoder
+    ],
+)
+def test_networks_of_a_changed_card_are_those_of_other_runs(name, override, changed):
+    """The same weights may be those of another network, and a file may have two kinds."""
+    config = compose("sample", f"zoo={name}", override)
+    zoo = models.Zoo(config.zoo)
+    words = [f"zoo={name}", override]
+    run = build.create(compose("sample", *words), zoo, planning=True)
+    assert run.settings.get("card", {}) == changed
+    again = shlex.split(commands.sample({**run.settings, "weights": {}}, zoo))
+    for place, value in changed.items():
+        assert f"++zoo.{place}={'null' if value is None else str(value).lower()}" in again
 
 
 def test_settings_that_do_not_change_the_pixels_are_not(zoo):

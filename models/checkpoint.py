@@ -12,10 +12,7 @@ from torch import Tensor, nn
 
 from models.averages import Source, choose, rename
 from models.errors import InputError
-from models.files import (
-    check_zip,
-    is_web_page,
-)
+from models.files import check_zip, is_web_page, is_zip
 from models.pickles import read_pickle
 from models.weights import CheckpointError, provenance, recorded_sha256, weights_files
 
@@ -127,9 +124,7 @@ def _read_file(path: Path, ema: bool, dtype, device) -> tuple[dict[str, Tensor],
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path, ema, dtype, device)
-        with open(path, "rb") as file:
-            zipped = zipfile.is_zipfile(file) or (file.seek(0) == 0 and file.read(2) == b"PK")
-        if zipped and provenance(path) is None:
+        if is_zip(path) and provenance(path) is None:
             check_zip(path)  # torch does not verify checksums
         content = _read_pickle(path)
     except CheckpointError:

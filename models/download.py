@@ -16,7 +16,15 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from models.files import replacing, sha256_of, write_atomically
+from models.errors import InputError
+from models.files import (
+    check_zip,
+    is_web_page,
+    is_zip,
+    replacing,
+    sha256_of,
+    write_atomically,
+)
 from models.weights import record_path
 from models.zoo import PublishedFile
 
@@ -31,12 +39,17 @@ def get(file: PublishedFile) -> str:
     """Make sure that ``file`` exists and is correct; return what was done.
 
     Raises:
-        DownloadError: if every URL fails, naming them all.
+        DownloadError: if every URL fails, naming them all; or if the file is there, its checksum is
+            not known, and its content shows that it is damaged.
     """
     state = file.state()
     if state == "present":
         return "already exists"
     if state == "unverified":
+        try:
+            _refuse_damaged(file.path)
+        except InputError as error:
+            raise DownloadError(f"{error}; delete it and get another copy") from error
         _record(file, url=None)
         return "already existed; its checksum is recorded"
     problems = []
@@ -118,6 +131,9 @@ def _accept(file: PublishedFile, part: Path) -> None:
         with open(part, "rb") as content:
             if content.read(64).lstrip()[:1] == b"<":
                 raise DownloadError("the host sent a web page, such as a quota notice")
+        expected = file.expected_sha256()
+        if expected is None:
+            _refuse_damaged(part)
         with replacing(file.path) as temporary:
             if file.member is None:
                 os.replace(part, temporary)
@@ -128,13 +144,24 @@ def _accept(file: PublishedFile, part: Path) -> None:
                     open(temporary, "wb") as target,
                 ):
                     shutil.copyfileobj(source, target, 1 << 20)
-            actual, expected = sha256_of(temporary), file.expected_sha256()
+            actual = sha256_of(temporary)
             if expected not in (None, actual):
                 raise DownloadError(
                     f"its SHA-256 is {actual[:16]}..., it should be {expected[:16]}..."
                 )
     finally:
         part.unlink(missing_ok=True)
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Refuse a file whose checksum nobody knows, if its content shows that it is damaged.
+
+    Once its checksum is recorded, it counts as correct, and is no longer looked into.
+    """
+    if is_web_page(path):
+        raise InputError(f"{path} is a web page, such as a quota notice")
+    if is_zip(path):
+        check_zip(path)
 
 
 def _record(file: PublishedFile, url: str | None) -> None:

@@ -165,6 +165,12 @@ def _no_number(constant: str) -> None:
     raise ValueError(f"it holds {constant}, which is not a finite number")
 
 
+def is_zip(path: str | Path) -> bool:
+    """Whether a file is a zip file, or was one before it was truncated."""
+    with open(path, "rb") as file:
+        return zipfile.is_zipfile(file) or (file.seek(0) == 0 and file.read(2) == b"PK")
+
+
 def check_zip(path: str | Path) -> None:
     """Compare every member of a zip file with its checksum; not every reader does.
 

@@ -131,6 +131,39 @@ def test_a_file_put_there_by_hand_is_recorded(file):
     assert wanted.state() == "present"
 
 
+@pytest.fixture
+def damaged_zip(tmp_path):
+    """What torch.save wrote, with one bit of a weight flipped: only its CRC tells."""
+    weight = torch.arange(1.0, 9)
+    torch.save({"weight": weight}, tmp_path / "good.pt")
+    data = bytearray((tmp_path / "good.pt").read_bytes())
+    data[data.index(weight.numpy().tobytes())] ^= 1
+    return bytes(data)
+
+
+def test_a_damaged_file_put_there_by_hand_is_not_recorded(file, damaged_zip):
+    wanted = file()
+    wanted.path.parent.mkdir()
+    for content, problem in (
+        (damaged_zip, "checksum of its member"),
+        (damaged_zip[:-9], "is damaged"),
+        (PAGE, "web page"),
+    ):
+        wanted.path.write_bytes(content)
+        with pytest.raises(DownloadError, match=f"w.pt .*{problem}.*; delete it and get another"):
+            get(wanted)
+        assert everything(wanted) == ["w.pt"]
+
+
+def test_a_transfer_without_a_published_checksum_that_arrives_damaged_leaves_nothing(
+    file, host, damaged_zip
+):
+    host.files["/w.pt"] = damaged_zip
+    with pytest.raises(DownloadError, match="checksum of its member .* differs"):
+        get(file())
+    assert everything(file()) == []
+
+
 def test_a_damaged_file_is_replaced(file):
     wanted = file(sha256=SHA256)
     wanted.path.parent.mkdir()

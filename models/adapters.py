@@ -91,7 +91,9 @@ def save_diffusers(network, folder: str | Path, provenance: dict) -> None:
     channels, height, width = network.spec.latent_shape
     if height != width:
         raise InputError(f"diffusers' DiT takes square latents, not {height}x{width}")
-    if not torch.equal(network.pos_embed, network.position_table().to(network.pos_embed)):
+    own, table = network.pos_embed.cpu(), network.position_table()
+    # It may have been stored by save_checkpoint, in half precision.
+    if not any(torch.equal(own, known.to(own.dtype)) for known in (table, table.half())):
         raise InputError("diffusers' DiT has a fixed sine-cosine position table, this one differs")
     attention = network.blocks[0].attn
     config = {

@@ -14,6 +14,7 @@ from models.adapters import dit_from_diffusers, dit_to_diffusers
 from models.checkpoint import read_tensors
 from models.errors import InputError
 from models.first_stage import CONFIGURATIONS, to_uint8
+from models.weights import save_checkpoint
 from tests import golden
 
 SMALL = dict(latent_shape=(4, 8, 8), width=32, depth=2, num_heads=2, num_classes=5)
@@ -45,6 +46,18 @@ def test_dit_goes_to_diffusers_and_back_unchanged(network, tmp_path):
     again = models.create("DiT", **SMALL)
     models.load_checkpoint(again, tmp_path / "dit")
     assert_same(again.state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dit_that_was_stored_in_half_precision_goes_to_diffusers(network, tmp_path, dtype):
+    save_checkpoint(network, tmp_path / "dit.safetensors", {})
+    network.to(dtype)
+    models.load_checkpoint(network, tmp_path / "dit.safetensors")
+    models.save_diffusers(network, tmp_path / "dit", {})
+    again = models.create("DiT", **SMALL).to(dtype)
+    models.load_checkpoint(again, tmp_path / "dit")
+    table = network.position_table().to(dtype)
+    assert_same(again.state_dict(), {**network.state_dict(), "pos_embed": table})
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
+from models.quantise import EightBitLinear
 from models.weights import save_tensors
 
 State = dict[str, Tensor]
@@ -95,7 +96,13 @@ def save_diffusers(network, folder: str | Path, provenance: dict) -> None:
     # It may have been stored by save_checkpoint, in half precision.
     if not any(torch.equal(own, known.to(own.dtype)) for known in (table, table.half())):
         raise InputError("diffusers' DiT has a fixed sine-cosine position table, this one differs")
-    attention = network.blocks[0].attn
+    if any(isinstance(module, EightBitLinear) for module in network.modules()):
+        raise InputError("diffusers' DiT has no eight-bit weights; save it before it is quantised")
+    attention, mlp = network.blocks[0].attn, network.blocks[0].mlp
+    if mlp.fc1.out_features != 4 * network.width:
+        raise InputError(
+            f"diffusers' DiT has an mlp_ratio of 4, not {mlp.fc1.out_features / network.width:g}"
+        )
     config = {
         "_class_name": "DiTTransformer2DModel",
         "num_attention_heads": attention.num_heads,

@@ -14,6 +14,7 @@ from models.adapters import dit_from_diffusers, dit_to_diffusers
 from models.checkpoint import read_tensors
 from models.errors import InputError
 from models.first_stage import CONFIGURATIONS, to_uint8
+from models.quantise import quantise
 from models.weights import save_checkpoint
 from tests import golden
 
@@ -121,13 +122,19 @@ def test_a_layout_with_missing_and_strange_entries_names_them(network):
     assert "lora.weight" in native
 
 
-@pytest.mark.parametrize("change", ["shape", "table"])
-def test_what_diffusers_cannot_express_is_not_saved(network, tmp_path, change):
-    if change == "shape":
-        network = models.create("DiT", **{**SMALL, "latent_shape": (4, 8, 6)})
-    else:
-        network.pos_embed.data += 1
-    with pytest.raises(InputError, match="square latents|position table"):
+@pytest.mark.parametrize(
+    "sizes, change, message",
+    [
+        ({"latent_shape": (4, 8, 6)}, lambda network: None, "square latents"),
+        ({"mlp_ratio": 3}, lambda network: None, "mlp_ratio of 4, not 3"),
+        ({}, lambda network: network.pos_embed.data.add_(1), "position table"),
+        ({}, lambda network: quantise(network, "int8"), "save it before it is quantised"),
+    ],
+)
+def test_what_diffusers_cannot_express_is_not_saved(tmp_path, sizes, change, message):
+    network = models.create("DiT", **{**SMALL, **sizes})
+    change(network)
+    with pytest.raises(InputError, match=message):
         models.save_diffusers(network, tmp_path, {})
     assert not list(tmp_path.iterdir())
 

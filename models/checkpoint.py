@@ -260,6 +260,11 @@ def _check_architecture(expected: dict, found: dict, path: Path) -> None:
         for key in expected
         if key in found and found[key].shape != expected[key].shape
     ]
+    problems += [
+        f"{key} is {found[key].dtype}, the network has {expected[key].dtype}"
+        for key in expected
+        if key in found and found[key].is_floating_point() != expected[key].is_floating_point()
+    ]
     if problems:
         raise CheckpointError(
             f"checkpoint {path} is of another architecture, {len(problems)} entries differ: "

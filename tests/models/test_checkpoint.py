@@ -118,6 +118,18 @@ def test_entries_too_many_and_too_few_are_named(tmp_path):
     assert message.endswith("2.bias is missing; extra is not in the network")
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_an_entry_that_is_no_floating_point_weight_is_refused(tmp_path, dtype, device):
+    state = network().state_dict()
+    state["2.weight"] = state["2.weight"].to(dtype)
+    save_tensors(state, tmp_path / "net.safetensors", {})
+    with torch.device(device):
+        target = network(seed=1)
+    with pytest.raises(CheckpointError, match=f"2.weight is {dtype}, the network has torch.float"):
+        load_checkpoint(target, tmp_path / "net.safetensors")
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".ckpt"])
 @pytest.mark.parametrize("key", [None, "ema"])
 def test_a_pickled_state_dict_loads_plain_or_under_ema(tmp_path, suffix, key):

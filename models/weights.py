@@ -31,11 +31,21 @@ def save_checkpoint(module: nn.Module, path: str | Path, provenance: dict) -> No
         module: floating-point entries are stored as float16, others as they are.
         path: ends in ``.safetensors``.
         provenance: facts about how they were made; the weights' SHA-256 is added.
+
+    Raises:
+        InputError: if an entry is not finite in float16; what is at ``path`` stays.
     """
     state = {
         name: value.to(torch.float16) if value.is_floating_point() else value
         for name, value in module.state_dict().items()
     }
+    for name, value in state.items():
+        if not value.isfinite().all():
+            bad = int((~value.isfinite()).sum())
+            raise InputError(
+                f"{path} is not written: {name} has {bad} values that are not finite in float16, "
+                "whose largest is 65504; train to smaller ones, or store float32 by save_tensors"
+            )
     save_tensors(state, path, provenance)
 
 

@@ -52,6 +52,16 @@ def test_a_saved_network_comes_back_rounded_to_half_precision(saved):
     assert all(p.dtype == torch.float32 for p in target.parameters())
 
 
+@pytest.mark.parametrize("value", [1e5, float("nan")])
+def test_values_beyond_half_precision_do_not_replace_good_weights(saved, value):
+    before = saved.read_bytes(), record_path(saved).read_bytes()
+    module = network()
+    module[1].running_var[2] = value
+    with pytest.raises(InputError, match="net.safetensors is not written: 1.running_var has 1 val"):
+        save_checkpoint(module, saved, {})
+    assert (saved.read_bytes(), record_path(saved).read_bytes()) == before
+
+
 def test_a_provenance_record_lies_beside_the_weights(saved):
     record = json.loads(record_path(saved).read_text())
     assert record == {

@@ -87,6 +87,10 @@ def rename(names: Iterable[str], ema: bool) -> tuple[dict[str, str], str | None]
 
     Returns:
         name -> name in the state dict; and the prefix of the averages that were taken, if any.
+
+    Raises:
+        InputError: if it has not what is asked for, or averages of unknown weights; the message
+            continues a file's name.
     """
     names = list(names)
     prefixes = dict.fromkeys(
@@ -94,8 +98,10 @@ def rename(names: Iterable[str], ema: bool) -> tuple[dict[str, str], str | None]
     )
     averages = {name for name in names if name.partition(".")[0] in prefixes}
     rest = {name: name for name in names if name not in averages}
+    if averages and not ema and not rest:
+        raise InputError(f"has only averages ({', '.join(prefixes)}): use ema=true")
     if not ema or not averages:
-        return rest or {name: name for name in names}, None
+        return rest, None
     if len(prefixes) > 1:
         raise InputError(f"has several averages: {', '.join(prefixes)}; store one of them alone")
     (prefix,) = prefixes
@@ -105,6 +111,14 @@ def rename(names: Iterable[str], ema: bool) -> tuple[dict[str, str], str | None]
         if name.startswith("model.")
     }
     if averages.intersection(dotless.values()):
+        # Weights may lack averages, those that were not trained; averages never lack weights.
+        counters = {f"{prefix}.decay", f"{prefix}.num_updates"}
+        lost = sorted(averages - counters - set(dotless.values()))
+        if lost:
+            raise InputError(
+                f"has averages of weights that it lacks: {lost[0]} and {len(lost) - 1} more; get "
+                "another copy, or take the raw ones with ema=false"
+            )
         return {**rest, **{n: old for n, old in dotless.items() if old in averages}}, prefix
     return {name.removeprefix(f"{prefix}."): name for name in names if name in averages}, prefix
 

@@ -474,6 +474,30 @@ def test_averages_may_lie_under_a_prefix(prefix, beside, suffix, tmp_path):
     assert_equal(load(path, ema=False)[0], raw)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_averages_alone_under_a_prefix_are_not_taken_for_raw_weights(suffix, tmp_path):
+    _, averages = raw_and_averages()
+    path = tmp_path / f"net{suffix}"
+    state = {f"ema.{name}": value for name, value in averages.items()}
+    torch.save(state, path) if suffix == ".pt" else save_tensors(state, path, {})
+    assert_equal(load(path)[0], averages)
+    with pytest.raises(CheckpointError, match=r"has only averages \(ema\): use ema=true"):
+        load(path, ema=False)
+
+
+def test_averages_that_match_a_part_of_the_weights_are_refused(tmp_path):
+    raw = Wrapped(0).state_dict()
+    # LitEma keeps none of what is not trained, here all but one weight.
+    average = {"model_ema.0weight": raw["model.0.weight"], "model_ema.decay": torch.tensor(0.9999)}
+    state = {**raw, **average}
+    torch.save(state, tmp_path / "net.pt")
+    load_checkpoint(Wrapped(1), tmp_path / "net.pt")
+    torch.save({**state, "model_ema.0other": raw["model.0.bias"]}, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="averages of weights that it lacks: model_ema.0othe"):
+        load_checkpoint(Wrapped(1), tmp_path / "net.pt")
+    load_checkpoint(Wrapped(1), tmp_path / "net.pt", ema=False)
+
+
 @pytest.mark.parametrize("ema", [{}, None, []])
 def test_empty_averages_are_said(ema, tmp_path):
     raw, _ = raw_and_averages()

@@ -14,10 +14,12 @@ class Classes:
     Attributes:
         count: how many.
         names: of all of them, or empty.
-        imagenet: their numbers among ImageNet's 1000, or empty.
+        imagenet: their numbers among ImageNet's 1000, or empty. None is the number of another
+            class here.
 
     Raises:
-        InputError: if there are not ``count`` different names or numbers.
+        InputError: if there are not ``count`` names or numbers, all different in any case, or a
+            number is ambiguous.
     """
 
     count: int
@@ -27,9 +29,17 @@ class Classes:
     def __post_init__(self) -> None:
         for what in ("names", "imagenet"):
             given = getattr(self, what)
-            if given and len(set(given)) != self.count:
+            different = len({_key(label) for label in given})
+            if given and not self.count == different == len(given):
                 raise InputError(
-                    f"the card has {self.count} classes, but {len(set(given))} different {what}"
+                    f"the card has {self.count} classes, but {len(given)} {what}, {different} of "
+                    "them different; list one for each class"
+                )
+        for index, number in enumerate(self.imagenet):
+            if number < self.count and number != index:
+                raise InputError(
+                    f"the card has {number} both as a class and as ImageNet's number of class "
+                    f"{index}; move that class to place {number}"
                 )
 
     def name(self, index: int) -> str:

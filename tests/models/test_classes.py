@@ -38,9 +38,23 @@ def test_classes_without_names_are_listed_as_a_range():
     assert Classes(5).name(3) == "3"
 
 
-def test_a_card_with_a_class_too_few_is_refused():
-    with pytest.raises(InputError, match="3 classes, but 2 different names"):
-        Classes(3, ("a", "b"))
+@pytest.mark.parametrize(
+    "count, names, message",
+    [
+        (3, ("a", "b"), "3 classes, but 2 names, 2 of them different"),
+        (2, ("a", "b", "a"), "2 classes, but 3 names, 2 of them different"),
+        (2, ("Crane", "crane"), "2 classes, but 2 names, 1 of them different"),
+    ],
+)
+def test_a_card_without_one_name_of_each_class_is_refused(count, names, message):
+    with pytest.raises(InputError, match=message):
+        Classes(count, names)
+
+
+def test_a_card_whose_numbers_clash_with_imagenets_is_refused():
+    with pytest.raises(InputError, match="2 both as a class and as ImageNet's number of class 0"):
+        Classes(3, imagenet=(2, 0, 5))
+    assert Classes(3, imagenet=(0, 7, 2)).indices([0, 7, 2]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name, label, index", [("fashion", "bag", 8), ("imagenette64", 701, 9)])

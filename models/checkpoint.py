@@ -3,7 +3,7 @@
 import argparse
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -62,7 +62,7 @@ def load_checkpoint(
     on_meta = any(value.is_meta for value in expected.values())
     dtype = next((v.dtype for v in expected.values() if v.is_floating_point()), None)
     state, source = _read(path, ema, dtype, (device or "cpu") if on_meta else "cpu")
-    state = _without_prefix(_without_wrappers(state, path), next(iter(expected)))
+    state = _without_prefix(_without_wrappers(state, path), expected)
     if hasattr(module, "native_state"):
         try:
             state = module.native_state(state)
@@ -241,12 +241,22 @@ def _without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
     return found
 
 
-def _without_prefix(state: dict[str, Tensor], anchor: str) -> dict[str, Tensor]:
-    """Names without their common prefix such as ``module.``, found by one expected name."""
-    found = [name for name in state if name.endswith(f".{anchor}")]
-    if anchor in state or len(found) != 1:
+def _without_prefix(state: dict[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
+    """Names without their common prefix such as ``module.``.
+
+    It is found by one expected name or, in another layout, by what all names share.
+    """
+    anchor = max(expected, key=len)  # a short one ends other names too: pos_embed.pos_embed
+    if anchor in state:
         return state
-    prefix = found[0].removesuffix(anchor)
+    found = [name for name in state if name.endswith(f".{anchor}")]
+    starts = {name.partition(".")[0] for name in state}
+    if len(found) == 1:
+        prefix = found[0].removesuffix(anchor)
+    elif len(starts) == 1 and not starts & {name.partition(".")[0] for name in expected}:
+        prefix = f"{starts.pop()}."
+    else:
+        return state
     return {
         name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }

@@ -111,6 +111,18 @@ def test_blocks_with_embeddings_of_their_own_are_refused(network, tmp_path):
         models.load_checkpoint(network, tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_diffusers_names_load_with_their_position_table_and_under_a_prefix(
+    network, tmp_path, prefix
+):
+    table = {"pos_embed.pos_embed": network.position_table()}
+    state = {**table, **dit_to_diffusers(network.state_dict(), 2)}
+    save_file({prefix + name: value for name, value in state.items()}, tmp_path / "a.safetensors")
+    again = models.create("DiT", **SMALL)
+    models.load_checkpoint(again, tmp_path / "a.safetensors")
+    assert_same(again.state_dict(), network.state_dict())
+
+
 def test_a_layout_with_missing_and_strange_entries_names_them(network):
     state = dit_to_diffusers(network.state_dict(), 2)
     del state["transformer_blocks.0.attn1.to_k.bias"], state["proj_out_1.weight"]

@@ -3,8 +3,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # Trajectories that are sampled together cannot be timed one by one, so time is measured first, once.
 # Latencies of another zoo or number of steps do not count.
-grep -qsF 'DiT-S*2+DiT-XL*18' /dev/null $(grep -lsF '"zoo": "fashion"' runs/latency/*.json) ||
-    python -m scripts.latency precision=auto sampler.steps=20 memory=false \
+timed() { grep -lsF '"zoo": "fashion"' runs/latency/*.json | xargs grep -qF 'DiT-S*2+DiT-XL*18'; }
+timed || python -m scripts.latency precision=auto sampler.steps=20 memory=false \
     allocation.denoisers=[DiT-S,DiT-XL] batch_size=20 shard_size=20 repetitions=3
 python -m scripts.figures figure=[demo,demo_frontier,demo_grid] precision=auto run=true "$@"
 # The same on photographs: pictures only, their FID takes longer.

@@ -394,10 +394,13 @@ def test_sweeps_and_figures_state_the_same_cost_of_the_same_runs(tmp_path):
     assert cost(runs, Costs(swept[0])) == cost(drawn, Costs(figures))
 
 
-MEASURED = {
-    "zoo": "fashion", "dtype": "float32", "device": devices.name(torch.device("cpu")),
-    "quantisation": None, "compile": False, "decoder": "first-stage", "time": "2026-01-02",
-}  # fmt: skip
+def measured(batch, seconds, rest=0.0, **facts):
+    """A cost table of steps that take so many seconds, measured on this machine."""
+    usual = {
+        "zoo": "fashion", "dtype": "float32", "device": devices.name(torch.device("cpu")),
+        "quantisation": None, "compile": False, "decoder": "first-stage", "time": "2026-01-02",
+    }  # fmt: skip
+    return CostTable(batch, {(name,): s for name, s in seconds.items()}, rest, {**usual, **facts})
 
 
 def hours_by(tables, tmp_path, *overrides):
@@ -415,7 +418,7 @@ def hours_by(tables, tmp_path, *overrides):
 
 
 def test_a_measured_cost_table_counts_before_a_stated_throughput(tmp_path):
-    table = CostTable(2, {("DiT-S",): 2.0, ("DiT-B",): 6.0}, 4.0, MEASURED)
+    table = measured(2, {"DiT-S": 2.0, "DiT-B": 6.0}, 4.0)
     assert hours_by({}, tmp_path)[0] < 1
     # Guided: four evaluations of each, of 1 s and 3 s an image, and 2 s of all else.
     hours, source = hours_by({"measured": table}, tmp_path)
@@ -432,10 +435,10 @@ def test_a_measured_cost_table_counts_before_a_stated_throughput(tmp_path):
     ],
 )
 def test_hours_are_by_a_cost_table_of_the_same_settings(overrides, facts, words, tmp_path):
-    steps = {("DiT-S",): 3600.0, ("DiT-B",): 3600.0}
-    other = {"other": CostTable(3, steps, 0.0, MEASURED)}  # of the very batch size
+    steps = {"DiT-S": 3600.0, "DiT-B": 3600.0}
+    other = {"other": measured(3, steps)}  # of the very batch size
     assert hours_by(other, tmp_path, *overrides)[0] < 1
-    same = {"same": CostTable(1, steps, 0.0, {**MEASURED, **facts})}
+    same = {"same": measured(1, steps, **facts)}
     hours, source = hours_by(other | same, tmp_path, *overrides)
     assert hours == pytest.approx(12 * 2 * 4)
     assert source.endswith(f"by its cost table of {words}, batch 1")
@@ -444,10 +447,10 @@ def test_hours_are_by_a_cost_table_of_the_same_settings(overrides, facts, words,
 @pytest.mark.parametrize("newest", ["a", "b"])
 def test_of_cost_tables_of_one_batch_size_the_newest_counts(newest, tmp_path):
     tables = {
-        name: CostTable(3, {("DiT-S",): seconds, ("DiT-B",): seconds}, 0.0, {**MEASURED, **day})
+        name: measured(3, {"DiT-S": seconds, "DiT-B": seconds}, time=day)
         for name, seconds, day in (
-            (newest, 3600.0, {"time": "2026-01-02"}),
-            ("ab".replace(newest, ""), 7200.0, {"time": "2026-01-01"}),
+            (newest, 3600.0, "2026-01-02"),
+            ("ab".replace(newest, ""), 7200.0, "2026-01-01"),
         )
     }
     assert hours_by(tables, tmp_path)[0] == pytest.approx(12 * 2 * 4 / 3)

@@ -110,8 +110,17 @@ def test_another_batch_size_changes_rounding_only(alone, tmp_path):
         assert np.abs(images.astype(int) - others.astype(int)).max() <= 2
 
 
-def test_the_python_surface_gives_the_images_of_the_command(alone):
+@pytest.fixture
+def one_thread():
+    """Sums are then added in one order, as those of the command are."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_python_surface_gives_the_images_of_the_command(alone):
     zoo = models.load_zoo("fashion")
     sampler = samplers.create("ddim", steps=4, schedule=zoo.schedule)
     allocation = stitch.Allocation.from_fractions({"DiT-S": 0.5, "DiT-B": 0.5}, steps=4)

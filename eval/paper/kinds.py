@@ -296,11 +296,12 @@ def grid(drawing: Drawing) -> None:
 
 def _column(drawing: Drawing, point: Point, samples: dict) -> str:
     """What stands above the images of a share: our time of one, and the paper's."""
-    lines = [f"{point.fractions[0]:g}"]
+    series = drawing.figure["series"][point.series]
+    lines = [drawing.text(series["label"], point)]
     measured = samples["timing"].get("ms_per_image")
     if "time" in drawing.figure.get("beside", []) and measured is not None:
         lines.append(f"{measured:.0f} ms" if measured < 1e4 else f"{measured / 1e3:.1f} s")
-    path = drawing.figure["series"][point.series].get("reported", {}).get("time")
+    path = series.get("reported", {}).get("time")
     if path and drawing.same_data:
         known = paper.at_share(path, point.fractions[0])
         lines += [f"paper: {known:.0f} ms"] if known else []

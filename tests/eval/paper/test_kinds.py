@@ -121,3 +121,20 @@ def test_rows_of_a_grid_are_named_by_their_series(
     first = {"{fraction}": f"{points[0].fractions[0]:g}", "{large}": "DiT-XL"}[template]
     assert [label.get_text() for label in axes.get_yticklabels()] == [first, "last"]
     assert axes.get_ylabel() == y
+
+
+def test_columns_of_a_grid_of_prompts_are_named_by_their_series(
+    planned, saved, tmp_path, monkeypatch
+):
+    _, names, points = planned
+    labels = [{"label": "{large} alone"}, {"label": "ToMe, {fraction}"}]
+    figure = {"title": "", "across": "prompts", "series": labels}
+    images = np.zeros((2, 4, 4, 1), dtype=np.uint8), [0, 1]
+    monkeypatch.setattr(figure_kinds.shown, "images", lambda figure, run: images)
+    run = SimpleNamespace(prompts=["a tench", "a church"], settings=points[0].run.settings)
+    run.num_images = 2
+    pair = [replace(points[i], series=i, fractions=(0.5, 0.5), run=run) for i in (0, 1)]
+    evidence, path = [{"timing": {}}, {"timing": {}}], tmp_path / "x.png"
+    figure_kinds.grid(figure_kinds.Drawing(figure, names, pair, evidence, path, tmp_path, True, ""))
+    (axes,) = saved[0].axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["DiT-XL alone", "ToMe, 0.5"]

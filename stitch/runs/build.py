@@ -11,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 import models
 import samplers
 import stitch
+from models import cards
 from models.classes import Classes
 from models.errors import InputError
 from models.weights import CheckpointError
 from stitch import intervals
 from stitch.rules import Request, allocate
-from stitch.runs import cards, devices, spacing
+from stitch.runs import devices, spacing
 from stitch.runs.batch_size import automatic
 from stitch.runs.records import content_hash
 from stitch.runs.run import Run

@@ -6,11 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-import models
-from models.zoo import CARDS
+from models.zoo import CARDS, Zoo
 
 
-def changes(zoo: models.Zoo) -> dict[str, Any]:
+def changes(zoo: Zoo) -> dict[str, Any]:
     """What was changed of denoisers and decoder, such as by the settings of a command.
 
     Files are named by their hash, but the same weights may be those of another network

@@ -155,6 +155,12 @@ def _digest(folder: ShardFolder, count: int) -> dict[str, str] | None:
         return None
 
 
+def once(runs: Iterable[Run]) -> list[Run]:
+    """Each run with the most images that are asked of it: fewer are its first ones."""
+    by_images = sorted(runs, key=lambda run: run.num_images)
+    return list({run.id: run for run in by_images}.values())
+
+
 def plan(
     runs: Iterable[Run], evaluator: Evaluator, store: ResultStore, config: DictConfig
 ) -> list[str]:
@@ -169,8 +175,5 @@ def plan(
         lacking = [run for run in group if run in missing]
         spent = cost(lacking, tables)
         lines.append(PlanLine("", setting_text(group[0]), len(group), len(lacking), spent))
-    # Each with the most images that are asked of it: fewer are its first ones.
-    by_images = sorted(missing, key=lambda run: run.num_images)
-    largest = {run.id: run for run in by_images}.values()
-    lines.append(PlanLine("", "in all", len(runs), len(missing), cost(largest, tables)))
+    lines.append(PlanLine("", "in all", len(runs), len(missing), cost(once(missing), tables)))
     return plan_text(lines, tables)

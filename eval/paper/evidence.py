@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 from eval.estimate import Cost, Costs, PlanLine, cost, plan_text, setting_text
 from eval.evaluator import Evaluator
-from eval.experiments import make_records, record_store, stored_record
+from eval.experiments import make_records, once, record_store, stored_record
 from eval.experiments import unique as unique_runs
 from eval.paper import commands, shown, tables
-from eval.paper.points import Planner, Point, once, unique
+from eval.paper.points import Planner, Point, unique
 from models.errors import InputError
 from models.zoo import ROOT
 from stitch.runs import distributed, trajectories
@@ -268,11 +268,12 @@ def plan(
             spent = cost([] if figures[name].get("latency") else missing, costs)
             lines.append(PlanLine(name, setting, len(runs), len(missing), spent))
     sampled = [name for name in plans if not figures[name].get("latency")]
-    everything = once(point for name in sampled for point in plans[name])
-    missing = once(point for name in sampled for point in lacking[name])
-    spent = cost([point.run for point in missing], costs)
+    points = [point for name in sampled for point in plans[name]]
+    everything = once(point.run for point in points)
+    missing = once(point.run for name in sampled for point in lacking[name])
+    spent = cost(missing, costs)
     lines.append(PlanLine("all", "every run once", len(everything), len(missing), spent))
-    without = {p.run.zoo.name: p for p in everything if p.run.settings["weights"] is None}
+    without = {p.run.zoo.name: p for p in points if p.run.settings["weights"] is None}
     return [
         *plan_text(lines, costs),
         f"protocol {planner.protocol}",

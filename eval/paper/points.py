@@ -246,12 +246,6 @@ def unique(points: Iterable[Point]) -> list[Point]:
     return list({point.key: point for point in points}.values())
 
 
-def once(points: Iterable[Point]) -> list[Point]:
-    """Each run with the most images that are asked of it: fewer are its first ones."""
-    by_images = sorted(points, key=lambda point: point.run.num_images)
-    return list({point.key[0]: point for point in by_images}.values())
-
-
 def _expand(figure: dict, panel: dict, series: dict) -> list[dict]:
     """The settings of a series: every list of steps is one setting for each of its values."""
     setting = {**figure.get("runs", {}), **panel.get("runs", {}), **series.get("runs", {})}

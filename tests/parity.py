@@ -26,6 +26,7 @@ import samplers
 from samplers import Guidance, NoiseSchedule
 from samplers.loss import training_losses
 from tests import ROOT, golden
+from tests.threads import threads
 
 SETTINGS = [
     {"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn}
@@ -208,12 +209,11 @@ def errors(case: str, dtype: torch.dtype) -> dict[str, float]:
 
 def measure() -> list[dict]:
     """The largest error of every short case, type and number of threads, in this process."""
-    rows, before = [], torch.get_num_threads()
-    for dtype, threads in KINDS:
-        torch.set_num_threads(threads)
-        found = {case: max(errors(case, dtype).values()) for case in SHORT}
-        rows.append({"dtype": str(dtype), "threads": threads, "errors": found})
-    torch.set_num_threads(before)
+    rows = []
+    for dtype, number in KINDS:
+        with threads(number):
+            found = {case: max(errors(case, dtype).values()) for case in SHORT}
+        rows.append({"dtype": str(dtype), "threads": number, "errors": found})
     return rows
 
 

@@ -73,15 +73,6 @@ def colour(tmp_path_factory):
     return save_pngs(folder / "one", one), save_pngs(folder / "other", other)
 
 
-@pytest.fixture
-def one_thread():
-    """As torchrun gives to each of several processes: rounding depends on the number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_folders_are_measured_as_by_torch_fidelitys_command(inception, colour, tmp_path):
     sample, reference = map(str, colour)

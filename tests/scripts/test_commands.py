@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import models
 import samplers
@@ -108,15 +107,6 @@ def test_another_batch_size_changes_rounding_only(alone, tmp_path):
         others, other_labels = read_shard(tmp_path / "batch" / path.name)
         assert (labels == other_labels).all()
         assert np.abs(images.astype(int) - others.astype(int)).max() <= 2
-
-
-@pytest.fixture
-def one_thread():
-    """Sums are then added in one order, as those of the command are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -23,6 +23,7 @@ from stitch.runs.owner import read_owner
 from tests import ROOT, commands
 from tests.measure.recipe_weights import write_card
 from tests.scripts.test_train import data, exported  # noqa: F401  the idx files
+from tests.threads import threads
 
 STAGE = "zoo.first_stage.block_out_channels=[8,8,8]"
 SIZES = [
@@ -31,6 +32,13 @@ SIZES = [
     "zoo.stitched.rank=2",
 ]  # fmt: skip
 SHARDS = [f"shard-{shard:06d}.safetensors" for shard in range(4)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_one_thread():
+    """As in the processes that are started here."""
+    with threads(1):
+        yield
 
 
 def save_stage(folder, seed):

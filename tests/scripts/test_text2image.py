@@ -23,14 +23,13 @@ from stitch.runs.text2image import create
 from tests import ROOT, text_pipeline
 from tests.commands import compose, refusal, run
 from tests.scripts.test_commands import ENVIRONMENT, command
+from tests.threads import threads
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def on_one_thread():
+    with threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

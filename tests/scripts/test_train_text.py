@@ -21,6 +21,7 @@ from models.training.recipes import recipes
 from stitch.text_training import TextWorkshop
 from stitch.training import train as run
 from tests.commands import compose
+from tests.threads import threads
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 NAMES = {
@@ -59,12 +60,8 @@ def train(photographs, folder, name, *overrides, steps=None):
     def stop():
         return steps is not None and next(asked) > steps + 1  # it is asked twice before the first
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums are then added in one order
-    try:
+    with threads(1):
         run(workshop, recipes(config, device), stop, lambda: False)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def train_encoder(photographs, folder, *overrides):

@@ -22,6 +22,7 @@ from models.errors import InputError
 from models.weights import save_tensors
 from scripts.cli import CONFIGS
 from tests.commands import compose
+from tests.threads import threads
 
 SIZES = [
     "zoo=imagenette64",
@@ -51,11 +52,8 @@ def train(*overrides):
     with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
         config = hydra.compose("train", [*overrides])
     OmegaConf.resolve(config)
-    threads = torch.get_num_threads()
-    try:
+    with threads(1):
         scripts.train.main.__wrapped__(config)
-    finally:
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

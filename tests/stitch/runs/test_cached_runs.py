@@ -104,8 +104,8 @@ def test_a_batch_does_not_depend_on_what_was_made_before_it():
         run.images(range(2), [SharedPrefix()])
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_and_a_restart_make_the_images_of_one(tmp_path):
-    torch.set_num_threads(1)
     run = create(*SMALL, f"samples={tmp_path / 'one'}")
     sample_missing(run)
     expected = folder_digest(run.samples, 12)

@@ -10,7 +10,6 @@ from scipy.stats import spearmanr
 
 from eval.markdown import markdown
 from eval.paper import reported
-from eval.paper.evidence import latency_command
 from eval.paper.measured import (
     LARGE,
     Data,
@@ -132,7 +131,7 @@ def early_steps_are_free(data: Data, figure: str = "fig01", share: float | None 
 def speed_up(data: Data) -> Finding:
     times = {point.fractions[0]: record["timing"] for point, record in data.points("fig01")}
     if not all(times.values()) or not together([*times.values()]):
-        raise Unmeasured(latency_command([point for point, _ in data.points("fig01")]))
+        raise data.untimed("fig01")
     cost = {share: timing["ms_per_image"] for share, timing in times.items()}
     ratio = cost[LARGE] / cost[EARLY]
     return Finding(f"{ratio:.2f}x at 40 %", ratio, data.thresholds.speed_up, unit="g")
@@ -255,7 +254,7 @@ def overhead(data: Data) -> Finding:
     _, large, both = (entry for _, entry in points)
     key = "peak_allocated_mb" if "peak_allocated_mb" in both else "peak_rss_mb"
     if key not in both or key not in large or not together([large, both]):
-        raise Unmeasured(latency_command([point for point, _ in points]))
+        raise data.untimed("table8")
     memory, params = both[key] / large[key], both["params"] / large["params"]
     text = f"memory x{memory:.2f}, parameters x{params:.2f}"
     return Finding(text, memory, data.thresholds.overhead, "lower", "g")

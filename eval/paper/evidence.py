@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -177,7 +178,7 @@ def say_what_lacks(planner, lacking: dict[str, list[Point]], evidence, figures) 
         if evidence.kind(figures[name]) == "latency":
             latencies.append(
                 f"{name} lacks {len(points)} latencies; measure them when the machine is idle: "
-                f"{latency_command(points)}"
+                f"{latency_command(points, planner.config)}"
             )
         elif unknown:
             weights.append(f"{name}: {why_no_weights(unknown[0])}")
@@ -225,11 +226,20 @@ def size_text(run: Run | TextRun) -> str:
     return ""
 
 
-def latency_command(points: list[Point]) -> str:
-    """The command that measures the latencies of ``points``, which share all but allocations."""
+def latency_command(points: list[Point], config: DictConfig) -> str:
+    """The command that measures the latencies of ``points``, which share all but allocations.
+
+    Args:
+        config: of the command that lacks them: ``runs`` and ``compile``.
+    """
     if isinstance(points[0].run, TextRun):
-        return text_latency_command(points)
-    return commands.latency([point.run for point in points])
+        command = text_latency_command(points)
+    else:
+        command = commands.latency([point.run for point in points])
+    words = ["compile=true"] if config.compile else []
+    if config.runs != "runs":  # where the latencies are looked for
+        words.append(shlex.quote(f"runs={config.runs}"))
+    return " ".join([command, *words])
 
 
 def text_latency_command(points: list[Point]) -> str:

@@ -49,12 +49,17 @@ class Data:
             found = list(zip(points, self.evidence.of(settings, points), strict=True))
             missing = [point for point, record in found if record is None]
             if missing and self.evidence.kind(settings) == "latency":
-                raise Unmeasured(latency_command(points))
+                raise self.untimed(figure)
             if missing:
                 given = self.planner.given_text()
                 raise Unmeasured(f"python -m scripts.figures figure={figure} run=true{given}")
             self._known[figure] = found
         return self._known[figure]
+
+    def untimed(self, figure: str) -> Unmeasured:
+        """With the command that measures the times of a figure."""
+        points = self.planner.points(self.figures[figure])
+        return Unmeasured(latency_command(points, self.planner.config))
 
     def curve(self, figure: str, metric: str, panel: int = 0, series: int = 0) -> dict:
         """Share of the first denoiser -> metric, of one line of a figure.

@@ -104,8 +104,10 @@ def test_the_measured_table_predicts_what_a_batch_with_a_cache_takes(cache, tmp_
 )
 def test_latencies_that_were_not_measured_are_asked_for_with_their_cache(overrides):
     run = create(*overrides)
-    words = shlex.split(latency_command([SimpleNamespace(run=run)]))
+    asked = compose("figures", "runs=a b", "compile=true")
+    words = shlex.split(latency_command([SimpleNamespace(run=run)], asked))
     config = compose("latency", *words[3:])
+    assert (config.runs, config.compile) == ("a b", True)
     (measured,) = latency.allocations(config, run.zoo)
     assert measured.timing_key == run.timing_key
     assert latency.setting(config, measured).get("cache") == run.settings.get("cache")

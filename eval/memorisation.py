@@ -85,3 +85,20 @@ def share_nearer(sample: Tensor, held_out: Tensor, level: float = 0.01) -> float
     far the others are.
     """
     return (sample < torch.quantile(held_out, level)).float().mean().item()
+
+
+def share_closer_to_training(points: Tensor, training: Tensor, held_out: Tensor) -> float:
+    """Share of points whose nearest image is a training image, of as many of both kinds.
+
+    It is about a half unless points are copies. Unlike a distance it does not depend on how typical
+    or smooth the points are, which brings them nearer to images of either kind.
+
+    Args:
+        points, training, held_out: (N, D), (M, D) and (M, D).
+
+    Raises:
+        InputError: for unlike numbers of images: more of a kind are nearer by chance.
+    """
+    if len(training) != len(held_out):
+        raise InputError(f"{len(training)} training images beside {len(held_out)} held-out ones")
+    return (nearest(points, training)[0] < nearest(points, held_out)[0]).float().mean().item()

@@ -13,7 +13,13 @@ from eval.estimate import setting_text
 from eval.evaluator import Evaluator
 from eval.extraction import Pass
 from eval.markdown import markdown
-from eval.memorisation import InMemory, copying_score, nearest, share_nearer
+from eval.memorisation import (
+    InMemory,
+    copying_score,
+    nearest,
+    share_closer_to_training,
+    share_nearer,
+)
 from eval.metrics import frechet_distance
 from eval.paper import plots
 from models.classes import Classes
@@ -33,12 +39,15 @@ class Compared:
         images: (N, C, H, W) uint8.
         labels: (N,) classes.
         distances, indices: (N,) each, of every space.
+        closer: of every space the share that is closer to training photographs than to as many
+            held-out ones; of samples only.
     """
 
     images: Tensor
     labels: Tensor
     distances: dict[str, Tensor]
     indices: dict[str, Tensor]
+    closer: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +78,7 @@ class Findings:
                     "median_distance": distances.median().item(),
                     "copying_score": copying_score(distances, held_out.distances[space]),
                     "share_nearer": share_nearer(distances, held_out.distances[space]),
+                    "share_closer_to_training": some.closer.get(space),
                 }
                 for space, distances in some.distances.items()
             }
@@ -85,13 +95,16 @@ class Findings:
             row = [name, f"{spaces['features']['images']:,}"]
             for space, digits in SPACES.items():
                 one = spaces[space]
+                closer = one["share_closer_to_training"]
                 row += [
                     f"{one['median_distance']:.{digits}f}",
                     f"{one['copying_score']:.1f}",
                     f"{one['share_nearer']:.1%}",
+                    "" if closer is None else f"{closer:.1%}",
                 ]
             rows.append(row)
-        columns = [f"{space}: {what}" for space in SPACES for what in ("median", "score", "nearer")]
+        kinds = ("median", "score", "nearer", "of training")
+        columns = [f"{space}: {kind}" for space in SPACES for kind in kinds]
         return (
             f"**FID against the training photographs of {self.facts['zoo']}**\n\n"
             f"{markdown(('images', 'number', 'FID'), floor)}\n\n"
@@ -103,7 +116,9 @@ class Findings:
             "below -3 a network copies. *Nearer*: the share of images that are nearer to a "
             "training photograph than 99 % of the held-out ones. Smooth images are nearer in "
             "pixels than sharp ones, whatever they show; the decoded photographs say by how "
-            "much.\n\n"
+            "much. So are typical ones, which guidance makes, in features. *Of training* depends "
+            "on neither: the share of images whose nearest photograph is one of training, among as "
+            "many of both kinds; copies have more than a half.\n\n"
             f"{self.caption()}\n\n"
             "![Of each class the image nearest to a training photograph](memorisation.png)\n"
         )
@@ -174,7 +189,16 @@ def compare(
         stages: name -> a decoder of the zoo's latents, the first with their encoder.
         mirrored: whether networks were trained on mirror images, too.
     """
-    known = torch.cat([train.images, train.images.flip(3)]) if mirrored else train.images
+
+    def versions(images):
+        return torch.cat([images, images.flip(3)]) if mirrored else images
+
+    known = versions(train.images)
+    count = min(train.count, test.count)  # as many of both, evenly spread over the larger one
+    sides = {
+        name: versions(split.images[torch.arange(count) * split.count // count])
+        for name, split in (("seen", train), ("unseen", test))
+    }
     encoder = next(iter(stages.values()))
     pictures = {HELD_OUT: test.images}
     for name, stage in stages.items():
@@ -191,7 +215,7 @@ def compare(
         labels[name] = torch.from_numpy(np.concatenate(classes)).long()
     features = {
         name: _features(evaluator, images)
-        for name, images in {"training": known, **pictures, **samples}.items()
+        for name, images in {"training": known, **sides, **pictures, **samples}.items()
     }
     if features["training"] is None:
         return None
@@ -201,11 +225,18 @@ def compare(
     }.items():  # fmt: skip
         in_features = _nearest(features[name], features["training"], evaluator.device)
         in_pixels = _nearest(images.flatten(1), known.flatten(1), evaluator.device)
+        closer = {}
+        if name in samples:  # a held-out photograph is itself the nearest one
+            ends = [features[side] for side in sides]
+            closer["features"] = _closer(features[name], *ends, evaluator.device)
+            ends = [photographs.flatten(1) for photographs in sides.values()]
+            closer["pixels"] = _closer(images.flatten(1), *ends, evaluator.device)
         sets[name] = Compared(
             images,
             labels[name],
             {"features": in_features[0], "pixels": in_pixels[0] / images[0].numel() ** 0.5},
             {"features": in_features[1], "pixels": in_pixels[1]},
+            closer,
         )
     moments = evaluator.reference.moments["features"]
     floor = {
@@ -231,6 +262,11 @@ def _nearest(points: Tensor, base: Tensor, device: torch.device) -> tuple[Tensor
     """``nearest``, computed on a device and given on the CPU."""
     distances, indices = nearest(points.to(device), base.to(device))
     return distances.cpu(), indices.cpu()
+
+
+def _closer(points: Tensor, training: Tensor, held_out: Tensor, device: torch.device) -> float:
+    """``share_closer_to_training``, computed on a device."""
+    return share_closer_to_training(points.to(device), training.to(device), held_out.to(device))
 
 
 def _features(evaluator: Evaluator, images: Tensor) -> Tensor | None:

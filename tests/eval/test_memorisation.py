@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval.memorisation import copying_score, nearest, share_nearer
+from eval.memorisation import copying_score, nearest, share_closer_to_training, share_nearer
 from models.errors import InputError
 
 
@@ -59,3 +59,21 @@ def test_a_few_copies_among_far_images_show_in_the_share_alone():
     mixed = torch.cat([training[:40], 2 * drawn(360, 2)])
     assert copying_score(to_training(mixed, training), held_out) > 0
     assert share_nearer(to_training(mixed, training), held_out) >= 0.1
+
+
+def test_about_half_of_the_images_of_the_same_distribution_are_closer_to_training_ones():
+    training, held_out = drawn(500, 0), drawn(500, 1)
+    assert 0.4 < share_closer_to_training(drawn(400, 2), training, held_out) < 0.6
+    # Nor are typical images, which are near to all, closer to one kind.
+    assert 0.4 < share_closer_to_training(0.3 * drawn(400, 2), training, held_out) < 0.6
+
+
+def test_copies_are_closer_to_training_images():
+    training, held_out = drawn(500, 0), drawn(500, 1)
+    copies = 0.9 * training[:400] + 0.1 * drawn(400, 3)
+    assert share_closer_to_training(copies, training, held_out) > 0.99
+
+
+def test_unlike_numbers_of_images_are_refused():
+    with pytest.raises(InputError, match="20 training images beside 10 held-out ones"):
+        share_closer_to_training(drawn(5, 2), drawn(20, 0), drawn(10, 1))

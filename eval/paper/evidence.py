@@ -230,13 +230,13 @@ def latency_command(points: list[Point], config: DictConfig) -> str:
     """The command that measures the latencies of ``points``, which share all but allocations.
 
     Args:
-        config: of the command that lacks them: ``runs`` and ``compile``.
+        config: of the command that lacks them, which looks for them in its ``runs``.
     """
     if isinstance(points[0].run, TextRun):
         command = text_latency_command(points)
     else:
         command = commands.latency([point.run for point in points])
-    words = ["compile=true"] if config.compile else []
+    words = ["compile=true"] if points[0].run.compile else []
     if config.runs != "runs":  # where the latencies are looked for
         words.append(shlex.quote(f"runs={config.runs}"))
     return " ".join([command, *words])

@@ -103,8 +103,8 @@ def test_the_measured_table_predicts_what_a_batch_with_a_cache_takes(cache, tmp_
     "overrides", [["cache.interval=4", "cache.order=2"], ["cache=deep"], ["cache=none"]]
 )
 def test_latencies_that_were_not_measured_are_asked_for_with_their_cache(overrides):
-    run = create(*overrides)
-    asked = compose("figures", "runs=a b", "compile=true")
+    run = create(*overrides, "compile=true")
+    asked = compose("figures", "runs=a b")
     words = shlex.split(latency_command([SimpleNamespace(run=run)], asked))
     config = compose("latency", *words[3:])
     assert (config.runs, config.compile) == ("a b", True)

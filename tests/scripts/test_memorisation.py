@@ -39,12 +39,18 @@ def test_samples_and_held_out_photographs_are_compared_with_the_training_ones(
     assert held_out["pixels"]["images"] == 10 and samples["pixels"]["images"] == 20
     assert abs(held_out["features"]["copying_score"]) < 0.1
     assert samples["pixels"]["median_distance"] > 0
-    assert 0 <= samples["features"]["share_closer_to_training"] <= 1
     assert held_out["features"]["share_closer_to_training"] is None
     assert found["floor"]["held-out photographs"]["fid"] > 0
     assert "held-out photographs, through preview" in found["floor"]
     page = (tmp_path / "here" / "memorisation.md").read_text()
     assert page in output and "DiT-S" in page
+    (row,) = (line for line in page.splitlines() if line.startswith("| DiT-S |"))
+    for space, place in (("features", 6), ("pixels", 10)):
+        share = samples[space]["share_closer_to_training"]
+        assert (
+            20 * share == pytest.approx(round(20 * share))
+            and row.split("|")[place].strip() == f"{share:.1%}"
+        )
     assert (tmp_path / "here" / "memorisation.png").stat().st_size > 10_000
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 # Whether the CPU multiplies tiles of bf16. Decided by the CPU's features and never by a timing: all
 # ranks and restarts on one kind of machine must agree to the bit.
 AMX = torch.cpu._is_amx_tile_supported()
-FUSED_BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+# Whether oneDNN multiplies bf16 (with AVX512 at least). Elsewhere, products run in a plain loop.
+ONEDNN_BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Attention(nn.Module):
@@ -79,7 +80,7 @@ def linear_gelu(linear: nn.Module, gelu: nn.GELU, x: Tensor) -> Tensor:
     torch's own tanh-GELU of bf16 takes three times as long as the product before it.
     """
     fusable = (
-        FUSED_BF16
+        ONEDNN_BF16
         and isinstance(linear, nn.Linear)
         and x.device.type == "cpu"
         and x.dtype == linear.weight.dtype == torch.bfloat16

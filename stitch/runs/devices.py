@@ -1,13 +1,17 @@
 """The device and the precision of one process."""
 
 import ctypes
+import logging
 import os
 import sys
 
 import torch
 
 from models.errors import InputError
+from models.transformer import ONEDNN_BF16
 from stitch.runs import distributed
+
+log = logging.getLogger("devices")
 
 
 def start(wanted: str = "auto") -> torch.device:
@@ -72,8 +76,9 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type of the networks: a name in ``PRECISIONS``, or ``auto``: bf16 where it is native.
 
     It is native on CUDA 8.0 and later, on Intel GPUs that say so, and on CPUs that multiply bf16
-    (AVX512-BF16, AMX); other CPUs run bf16 slowly. Apple GPUs get float32: the first of them only
-    emulate bf16, which torch does not tell, and float16 lacks the range. (None was at hand.)
+    (AVX512-BF16, AMX). Other CPUs run bf16 slowly, and those without AVX512 so slowly that there is
+    a warning. Apple GPUs get float32: the first of them only emulate bf16, which torch does not
+    tell, and float16 lacks the range. (None was at hand.)
 
     Raises:
         InputError: for an unknown name, or a type that the device cannot multiply.
@@ -97,7 +102,12 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         if precision == "fp16":
-            raise InputError("precision=fp16 is for GPUs; use precision=bf16 or fp32 on a CPU")
+            raise InputError("precision=fp16 is for GPUs; use precision=auto or fp32 on a CPU")
+        if precision == "bf16" and not ONEDNN_BF16:
+            log.warning(
+                "precision=bf16: this CPU lacks the instructions for it, products take a hundred "
+                "times as long as in float32; use precision=fp32 or auto"
+            )
     if precision == "auto":
         return torch.bfloat16 if native else torch.float32
     return PRECISIONS[precision]

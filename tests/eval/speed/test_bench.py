@@ -211,7 +211,7 @@ def test_a_precision_that_the_device_cannot_run_is_refused():
     cpu = torch.device("cpu")
     assert devices.dtype("fp32", cpu) == torch.float32
     assert devices.dtype("auto", cpu) in (torch.float32, torch.bfloat16)
-    with pytest.raises(InputError, match="precision=fp16 is for GPUs; use precision=bf16"):
+    with pytest.raises(InputError, match="precision=fp16 is for GPUs; use precision=auto"):
         devices.dtype("fp16", cpu)
     with pytest.raises(InputError, match="precision=fp8 is unknown; known: auto, fp32"):
         devices.dtype("fp8", cpu)

@@ -102,3 +102,11 @@ def test_auto_precision_is_bf16_only_where_it_is_known_to_be_native(monkeypatch)
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.xpu, "is_bf16_supported", lambda including_emulation, n=native: n)
         assert devices.dtype("auto", xpu) == dtype
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_on_a_cpu_that_cannot_multiply_it_is_warned_of(monkeypatch, caplog, fast):
+    monkeypatch.setattr(devices, "ONEDNN_BF16", fast)
+    assert devices.dtype("bf16", torch.device("cpu")) == torch.bfloat16
+    warned = "use precision=fp32 or auto" in caplog.text
+    assert warned == (not fast)

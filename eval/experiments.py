@@ -110,6 +110,19 @@ def _make_stored(
     return failed, counts
 
 
+def sample_missing(runs: Iterable[Run]) -> dict[Run, str]:
+    """Sample the images that runs lack, by all ranks: a record outlives the images it is of.
+
+    Returns:
+        As ``make_records``.
+    """
+    failures = {}
+    for group in groups(unique(runs)):
+        failed, _ = sample_together(group)
+        failures |= {r: f"{r.allocation}: {failed[r.id]}" for r in group if r.id in failed}
+    return failures
+
+
 def unique(runs: Iterable[Run]) -> list[Run]:
     """The runs without those that are another one again."""
     return list({(run.id, run.num_images): run for run in runs}.values())

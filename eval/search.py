@@ -124,8 +124,8 @@ def search(
         if space.base not in found:
             raise InputError(
                 f"the first choices of space.axes, {' '.join(filter(None, base))}, could not be "
-                "measured, and all others are compared with them; see why with scripts.sweep, or "
-                "put others first"
+                "measured, and all others are compared with them; see above why, or put others "
+                "first"
             )
         for _ in range(plan.generations):
             best = fronts(cost, found, max(1, plan.tries // 4))

@@ -33,10 +33,10 @@ log = logging.getLogger("search")
 @command("search")
 def main(config: DictConfig) -> None:
     refuse_unclean("results", config.results)
-    if "fid" not in config.eval.metrics:
+    metrics = config.eval.metrics
+    if "fid" not in metrics:
         raise InputError(
-            f"eval.metrics=[{','.join(config.eval.metrics)}] lacks fid, which a search goes by; "
-            "add it, or choose an eval that has it"
+            f"eval.metrics=[{','.join(metrics)}] lacks fid, which a search goes by; add it"
         )
     limit = math.inf if config.budget is None else budget.parse_budget(config.budget)
     started, device = time.monotonic(), devices.start(config.device)
@@ -57,13 +57,17 @@ def main(config: DictConfig) -> None:
 
     def records(chosen, images):
         runs = {one: candidates.run(one, images) for one in chosen}
-        experiments.make_records(runs.values(), evaluator, store)
+        failures = experiments.make_records(runs.values(), evaluator, store)
+        failed = {run.id for run in failures}
+        for reason in failures.values():
+            log.warning("left out: %s", reason)
         # Looked up by one rank: all must go on with the same settings.
         return distributed.from_main(
             lambda: {
                 one: record
                 for one, run in runs.items()
-                if (record := experiments.stored_record(run, evaluator, store))
+                if run.id not in failed
+                and (record := experiments.stored_record(run, evaluator, store))
             }
         )
 
@@ -75,6 +79,8 @@ def main(config: DictConfig) -> None:
     rounds = search(candidates.space, settings, affordable, plan, measure)
     last = {one: run_of(one) for one in rounds[-1]}
     known = records(last, plan.images[-1])
+    if failures := experiments.sample_missing(last.values()):
+        raise InputError(f"the last round's images are needed: {'; '.join(failures.values())}")
     found = influences({one: run.samples for one, run in last.items()}, plan.images[-1], evaluator)
     if not distributed.is_main():
         return

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -69,6 +70,35 @@ def test_the_same_search_again_samples_nothing(found):
     again = json.loads((runs / "again" / "frontier.json").read_text())
     key = [(point["run"], point["fid"]) for point in result["points"]]
     assert sorted((point["run"], point["fid"]) for point in again["points"]) == sorted(key)
+
+
+def test_images_that_were_deleted_or_mixed_up_since_are_sampled_again(found, tmp_path):
+    runs, result, _ = found
+    other = shutil.copytree(runs, tmp_path / "runs")
+    base, mixed_up, *_ = (point["run"] for point in result["points"])
+    shard = "shard-000000.npz"
+    shutil.copy(other / "samples" / base / shard, other / "samples" / mixed_up / shard)
+    shutil.rmtree(other / "samples" / base)
+    code, _, errors = commands.run("search", *FEW, f"runs={other}", f"results={tmp_path}")
+    assert code == 0, errors
+    again = json.loads((tmp_path / "frontier.json").read_text())["points"]
+    errors_of = {point["run"]: point["fid_error"] for point in result["points"]}
+    assert {point["run"]: point["fid_error"] for point in again} == pytest.approx(errors_of)
+
+
+def test_a_try_that_fails_is_left_out_and_the_search_says_why(found, tmp_path):
+    runs, result, _ = found
+    other = shutil.copytree(runs, tmp_path / "runs")
+    (broken, *_) = (point for point in result["points"] if not point["base"])
+    for path in (other / "records").glob("*.json"):
+        if json.loads(path.read_text())["metrics"]["fid"] == broken["fid"]:
+            path.unlink()
+    (other / "samples" / broken["run"] / "run.json").write_text("{}")
+    code, output, errors = commands.run("search", *FEW, f"runs={other}", f"results={tmp_path}")
+    assert code == 0, errors
+    assert f"left out: {broken['allocation']}" in output + errors
+    points = json.loads((tmp_path / "frontier.json").read_text())["points"]
+    assert broken["run"] not in [point["run"] for point in points] and len(points) > 1
 
 
 def test_a_budget_below_the_base_leaves_a_frontier_that_a_plan_reads(found):

@@ -58,7 +58,6 @@ def main(config: DictConfig) -> None:
     def records(chosen, images):
         runs = {one: candidates.run(one, images) for one in chosen}
         failures = experiments.make_records(runs.values(), evaluator, store)
-        failed = {run.id for run in failures}
         for reason in failures.values():
             log.warning("left out: %s", reason)
         # Looked up by one rank: all must go on with the same settings.
@@ -66,7 +65,7 @@ def main(config: DictConfig) -> None:
             lambda: {
                 one: record
                 for one, run in runs.items()
-                if run.id not in failed
+                if run.id not in {failed.id for failed in failures}
                 and (record := experiments.stored_record(run, evaluator, store))
             }
         )

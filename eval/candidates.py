@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 import models
 from eval.search import Setting, Space
 from models.errors import InputError
-from stitch.runs import build
+from stitch.runs import build, spacing
 from stitch.runs.run import Run
 
 STITCHING = "stitching"
@@ -34,7 +34,8 @@ class Candidates:
         space: that of the config, with an axis for the share of every denoiser but the largest.
 
     Raises:
-        InputError: if the command line sets what the space varies, or the space is unfit.
+        InputError: if the command line sets what the space varies, or the space is unfit, as with
+            timesteps from a file that is not there.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Candidates:
     ):
         self._compose, self._zoo = compose, zoo
         self._given = [w for w in given if w.split("=")[0].split(".")[0] not in NOT_OF_A_RUN]
-        settings = OmegaConf.to_container(config.space)
+        settings = OmegaConf.to_container(config.space, resolve=True)
         parts, axes = settings.get(STITCHING), dict(settings["axes"])
         for name, choices in axes.items():
             axes[name] = ["" if choice is None else str(choice) for choice in choices or ()]
@@ -62,10 +63,16 @@ class Candidates:
         self._plain = len(axes)
         self.space = Space({**axes, **shares}, methods)
         self._configs: dict[tuple, DictConfig] = {}
-        self._check_given(itertools.chain(*axes.values()), bool(shares))
+        words = [word for choices in axes.values() for one in choices for word in one.split()]
+        self._check_given({word.split("=")[0] for word in words}, bool(shares))
+        for word in words:
+            name, _, value = word.partition("=")
+            # With another number of steps it is no setting, and left out; one that is not there is
+            # a mistake.
+            if name == "sampler.spacing" and spacing.names_file(value):
+                spacing.read(value)
 
-    def _check_given(self, choices, stitching: bool) -> None:
-        varied = {word.split("=")[0] for choice in choices for word in choice.split()}
+    def _check_given(self, varied: set[str], stitching: bool) -> None:
         both = [word for word in self._given if word.split("=")[0] in varied]
         if stitching:
             both += [word for word in self._given if word.startswith("allocation")]

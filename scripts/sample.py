@@ -14,9 +14,8 @@ from omegaconf import DictConfig
 
 from scripts.cli import command
 from stitch.runs import build, devices, distributed
-from stitch.runs.generate import sample_missing
+from stitch.runs.generate import sample_missing, summary
 from stitch.runs.provenance import refuse_unclean
-from stitch.runs.shards import folder_digest
 
 log = logging.getLogger("sample")
 
@@ -27,10 +26,8 @@ def main(config: DictConfig) -> None:
     refuse_unclean("samples", run.samples.path)
     made = sample_missing(run)
     if distributed.is_main():
-        done = "" if made else " (all already existed)"
-        log.info("run %s: %s", run.id, run.allocation)
-        log.info("%d images in %s%s", run.num_images, run.samples.path, done)
-        log.info("sha256 of the images: %s", folder_digest(run.samples, run.num_images))
+        for line in summary(run, made):
+            log.info("%s", line)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from eval.evaluator import Evaluator
 from eval.experiments import record_store
 from scripts.cli import command
 from stitch.runs import devices, distributed
-from stitch.runs.generate import sample_missing
+from stitch.runs.generate import sample_missing, summary
 from stitch.runs.pipeline import load_pipeline
 from stitch.runs.provenance import refuse_unclean
-from stitch.runs.shards import folder_digest
 from stitch.runs.text2image import create, warn_of_long_prompts
 
 log = logging.getLogger("text2image")
@@ -42,10 +41,8 @@ def main(config: DictConfig) -> None:
         warn_of_long_prompts(run)
     made = sample_missing(run)
     if distributed.is_main():
-        done = "" if made else " (all already existed)"
-        log.info("run %s: %s", run.id, run.allocation)
-        log.info("%d images in %s%s", run.num_images, run.samples.path, done)
-        log.info("sha256 of the images: %s", folder_digest(run.samples, run.num_images))
+        for line in summary(run, made):
+            log.info("%s", line)
     if config.evaluate:
         store = record_store(config)
         record = evaluator.record(run.samples, run.num_images, store, run.cost())

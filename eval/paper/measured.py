@@ -51,7 +51,7 @@ class Data:
             if missing and self.evidence.kind(settings) == "latency":
                 raise self.untimed(figure)
             if missing:
-                given = self.planner.given_text()
+                given = self.planner.given_text(figure)
                 raise Unmeasured(f"python -m scripts.figures figure={figure} run=true{given}")
             self._known[figure] = found
         return self._known[figure]

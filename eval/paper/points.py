@@ -111,14 +111,15 @@ class Planner:
         keys = {_key(override).split(".")[0] for override in self.given}
         return bool(keys & CHANGING)
 
-    def given_text(self) -> str:
-        """The overrides that a command for the same records needs."""
+    def given_text(self, figure: str) -> str:
+        """The overrides that a command for the same records of a figure needs."""
         # An evaluation is no setting of a run, but of its record.
         words = [
             override
             for override in self.overrides
             if _key(override) in ("zoo", "pipeline", "protocol")
             or _key(override).split(".")[0] == "eval"
+            or _key(override).startswith(f"figure.{figure}.")
         ]
         return "".join(f" {word}" for word in [*words, *self.given])
 

@@ -7,6 +7,7 @@ import torch
 from stitch.runs import devices, distributed
 from stitch.runs.fill import Batch, begin, fill
 from stitch.runs.run import Run
+from stitch.runs.shards import folder_digest
 from stitch.runs.warmup import load, prepare
 from stitch.trajectory import Wrapper
 from stitch.transfer import ahead
@@ -53,6 +54,19 @@ def sample_missing(run: Run) -> int:
     if missing:
         _sample(run)
     return missing
+
+
+def summary(run: Run, made: int) -> list[str]:
+    """What a command says of a run that is whole, of which it has ``made`` so many images.
+
+    Reads all images, so only one rank calls it.
+    """
+    done = "" if made else " (all already existed)"
+    return [
+        f"run {run.id}: {run.allocation}",
+        f"{run.num_images} images in {run.samples.path}{done}",
+        f"sha256 of the images: {folder_digest(run.samples, run.num_images)}",
+    ]
 
 
 def sample_lacking(run: Run) -> None:

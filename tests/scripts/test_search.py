@@ -158,10 +158,14 @@ def test_two_processes_search_by_the_same_times_and_write_the_frontier(tmp_path)
     [
         (["space=quick", "sampler.steps=3"], "sampler.steps=3: the space varies it"),
         (["space=quick", "allocation.small=0.3"], "allocation.small=0.3: the space varies it"),
-        (["space=none"], "Available options in 'space': default fashion quick"),
+        (["space=none"], "Available options in 'space': default fitted quick"),
         (["space=quick", "budget=0ms"], "budget=0ms must be a time above 0"),
         (["space=quick", "space.axes.steps=[]"], "space.axes.steps"),
         (["space=quick", 'space.axes.steps=["sampler.stepz=3"]'], "sampler.stepz"),
+        (
+            ["space=fitted", "zoo=fashion", "zoo.name=other"],
+            "sampler.spacing=docs/timesteps/other-ddim-5.json is not a file here",
+        ),
         (["space=quick", "images=[]"], "images=[]"),
         (["space=quick", "kept=2"], "kept=2"),
         (["eval=dinov2"], "eval.metrics=[fd_dinov2,precision,recall,kid] lacks fid, which"),

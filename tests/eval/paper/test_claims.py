@@ -465,11 +465,15 @@ def test_what_was_not_measured_comes_with_the_command_that_measures_it(recorded,
     )
 
 
-def test_the_command_for_what_was_not_measured_has_the_evaluation_that_was_asked_for(recorded):
-    data = recorded("zoo=fashion", "eval=dinov2", "eval.metrics=[fd_dinov2]")
-    given = data.planner.given_text()
+def test_the_command_for_what_was_not_measured_has_the_settings_that_were_asked_for(recorded):
+    data = recorded(
+        "zoo=fashion", "eval=dinov2", "eval.metrics=[fd_dinov2]", "figure.table7.runs.steps=10",
+        "figure.fig05.runs.steps=20",
+    )  # fmt: skip
+    given = data.planner.given_text("table7")
     config = cli.compose("figures", ["figure=table7", *shlex.split(given)])
     assert config.eval == data.planner.config.eval
+    assert config.figure.table7 == data.planner.config.figure.table7
 
 
 def test_figures_list_their_series_in_the_order_that_claims_take_them_in(recorded):

@@ -33,7 +33,7 @@ HEADER = """# What faults cost
 
 Written by `python -m tests.measure.fault_table`: real processes, {images} images of the fashion
 zoo's DiT-S (DDIM 20 steps, guidance 1.5) in shards of {shard}, by two ranks under torchrun (gloo)
-unless said otherwise. Machine: {machine}; it was {load}.
+unless said otherwise. Machine: {machine}; {load}.
 
 *Recomputed* are images made more than once: finished ones that were not yet stored when their
 process was killed, those of damaged shards, and those made by two launches. A batch in hand at a
@@ -251,7 +251,7 @@ def batch_sizes(table: Table) -> list[str]:
 def main() -> None:
     device = devices.name(devices.start()).split(",")[0]
     machine = f"{os.cpu_count()} cores of {device}, one per rank"
-    load = f"shared with other work (load average {os.getloadavg()[0]:.1f} at the start)"
+    load = f"load average {os.getloadavg()[0]:.1f} at the start"
     header = HEADER.format(images=NUM_IMAGES, shard=SHARD_SIZE, machine=machine, load=load)
     with tempfile.TemporaryDirectory() as folder:
         table = Table(Path(folder))

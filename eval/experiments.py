@@ -110,7 +110,7 @@ def _make_stored(
     return failed, counts
 
 
-def sample_missing(runs: Iterable[Run]) -> dict[Run, str]:
+def make_images(runs: Iterable[Run]) -> dict[Run, str]:
     """Sample the images that runs lack, by all ranks: a record outlives the images it is of.
 
     Returns:

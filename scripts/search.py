@@ -78,7 +78,7 @@ def main(config: DictConfig) -> None:
     rounds = search(candidates.space, settings, affordable, plan, measure)
     last = {one: run_of(one) for one in rounds[-1]}
     known = records(last, plan.images[-1])
-    if failures := experiments.sample_missing(last.values()):
+    if failures := experiments.make_images(last.values()):
         raise InputError(f"the last round's images are needed: {'; '.join(failures.values())}")
     found = influences({one: run.samples for one, run in last.items()}, plan.images[-1], evaluator)
     if not distributed.is_main():

@@ -7,5 +7,6 @@ timed() { grep -lsF '"zoo": "fashion"' runs/latency/*.json | xargs grep -qF 'DiT
 timed || python -m scripts.latency precision=auto sampler.steps=20 memory=false \
     allocation.denoisers=[DiT-S,DiT-XL] batch_size=20 shard_size=20 repetitions=3
 python -m scripts.figures figure=[demo,demo_frontier,demo_grid] precision=auto run=true "$@"
-# The same on photographs: pictures only, their FID takes longer.
-exec python -m scripts.figures zoo=imagenette64 figure=demo_grid precision=auto run=true batch_size=8 shard_size=24
+# README's first picture, photographs; their FID takes longer.
+exec python -m scripts.figures zoo=imagenette64 figure=demo_grid figure.demo_grid.runs.guidance=2.5 precision=auto \
+    run=true batch_size=8 shard_size=24

@@ -107,9 +107,11 @@ def sections(part: Part) -> tuple[Section, ...]:
     figures: dict[str, dict] = OmegaConf.to_container(part.config.figure)
     drawn = {n: f for n, f in figures.items() if (part.folder / f"{n}.json").is_file()}
     if not drawn:
+        others = sorted(path.stem for path in part.folder.glob("*.png"))
+        remedy = f", or show what is there: figure=[{','.join(others)}]" if others else ""
         raise InputError(
-            f"{part.folder} holds no figures; draw them first: python -m scripts.figures "
-            f"figure=all zoo={part.zoo}"
+            f"{part.folder} holds none of the chosen figures; draw them first: python -m "
+            f"scripts.figures figure=all zoo={part.zoo}{remedy}"
         )
     data = tradeoffs(part.config, models.load_zoo(part.zoo))
     tables = {n: f for n, f in drawn.items() if (part.folder / f"{n}.md").is_file()}

@@ -227,4 +227,9 @@ def test_several_zoos_share_a_page_and_what_is_not_kept_says_how_to_make_it(look
 
 def test_without_figures_it_says_how_to_draw_them(tmp_path):
     line = refusal("report", f"figures={tmp_path}")
-    assert "holds no figures; draw them first: python -m scripts.figures figure=all" in line
+    first = "none of the chosen figures; draw them first: python -m scripts.figures figure=all"
+    assert first in line and "or show" not in line
+    for name in ("demo", "demo_grid"):
+        (tmp_path / f"{name}.png").touch()
+    line = refusal("report", f"figures={tmp_path}")
+    assert first in line and line.endswith("or show what is there: figure=[demo,demo_grid]")

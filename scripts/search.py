@@ -33,10 +33,10 @@ log = logging.getLogger("search")
 @command("search")
 def main(config: DictConfig) -> None:
     refuse_unclean("results", config.results)
-    metrics = config.eval.metrics
-    if "fid" not in metrics:
+    if "fid" not in config.eval.metrics:
         raise InputError(
-            f"eval.metrics=[{','.join(metrics)}] lacks fid, which a search goes by; add it"
+            f"eval.metrics=[{','.join(config.eval.metrics)}] lacks fid, which a search goes by; "
+            "add it, or choose an eval that has it"
         )
     limit = math.inf if config.budget is None else budget.parse_budget(config.budget)
     started, device = time.monotonic(), devices.start(config.device)

@@ -59,7 +59,7 @@ def main(config: DictConfig) -> None:
         runs = {one: candidates.run(one, images) for one in chosen}
         failures = experiments.make_records(runs.values(), evaluator, store)
         for reason in failures.values():
-            log.warning("left out: %s", reason)
+            log.info("left out: %s", reason)  # by one rank
         # Looked up by one rank: all must go on with the same settings.
         return distributed.from_main(
             lambda: {

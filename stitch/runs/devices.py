@@ -103,7 +103,7 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         if precision == "fp16":
             raise InputError("precision=fp16 is for GPUs; use precision=auto or fp32 on a CPU")
-        if precision == "bf16" and not ONEDNN_BF16:
+        if precision == "bf16" and not ONEDNN_BF16 and distributed.is_main():
             log.warning(
                 "precision=bf16: this CPU lacks the instructions for it, products take a hundred "
                 "times as long as in float32; use precision=fp32 or auto"

@@ -4,14 +4,9 @@ Shape suffixes: B batch, C channels, H W size, N tokens, D width.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Whether the CPU multiplies tiles of bf16. Decided by the CPU's features and never by a timing: all
-# ranks and restarts on one kind of machine must agree to the bit.
-AMX = torch.cpu._is_amx_tile_supported()
-# Whether oneDNN multiplies bf16 (with AVX512 at least). Elsewhere, products run in a plain loop.
-ONEDNN_BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+from models import bf16
 
 
 class Attention(nn.Module):
@@ -64,8 +59,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     included.
     """
     half_on_cpu = q.device.type == "cpu" and q.dtype.itemsize == 2
-    if not half_on_cpu or (AMX and not torch.is_grad_enabled()):
-        return F.scaled_dot_product_attention(q, k, v)
+    if not half_on_cpu or bf16.emulated(q) or (bf16.AMX and not torch.is_grad_enabled()):
+        return bf16.fused_attention(q, k, v)
     scale = q.shape[-1] ** -0.5
     q_MND, k_MND, v_MND = (heads.flatten(0, 1) for heads in (q, k, v))
     # alpha scales inside the product; the first argument is not read.
@@ -80,7 +75,7 @@ def linear_gelu(linear: nn.Module, gelu: nn.GELU, x: Tensor) -> Tensor:
     torch's own tanh-GELU of bf16 takes three times as long as the product before it.
     """
     fusable = (
-        ONEDNN_BF16
+        bf16.ONEDNN
         and isinstance(linear, nn.Linear)
         and x.device.type == "cpu"
         and x.dtype == linear.weight.dtype == torch.bfloat16

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.bf16 import fused_attention
+
 
 class ResBlock(nn.Module):
     """Two convolutions; the time embedding is added between them."""
@@ -54,7 +56,7 @@ class Attention(nn.Module):
             scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
             mixed = scores.softmax(dim=-1) * v
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v)
+            mixed = fused_attention(q, k, v)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from models import variants
+from models.bf16 import emulate_products
 from models.checkpoint import load_checkpoint
 from models.classes import Classes
 from models.cost import macs, reuse_macs
@@ -316,6 +317,7 @@ class Zoo:
                 network = network.to(memory_format=torch.channels_last)
             if quantisation is not None:
                 quantise(network, quantisation)
+            emulate_products(network)
             self._networks[name] = network
         return self._networks[name]
 

@@ -53,6 +53,7 @@ class Workshop:
             raise InputError(
                 "precision=fp16 is for sampling, its gradients underflow; use bf16 or auto"
             )
+        devices.warn_of_slow_products(self.dtype, device)
         self._loggers: dict[str, Callable[[dict, int], None]] = {}
         self.compile = device.type == "cuda" if config.compile is None else config.compile
         self.snapshots = Snapshots(config.train.snapshots or (), self.file)

@@ -7,8 +7,8 @@ import sys
 
 import torch
 
+from models import bf16
 from models.errors import InputError
-from models.transformer import ONEDNN_BF16
 from stitch.runs import distributed
 
 log = logging.getLogger("devices")
@@ -76,9 +76,8 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type of the networks: a name in ``PRECISIONS``, or ``auto``: bf16 where it is native.
 
     It is native on CUDA 8.0 and later, on Intel GPUs that say so, and on CPUs that multiply bf16
-    (AVX512-BF16, AMX). Other CPUs run bf16 slowly, and those without AVX512 so slowly that there is
-    a warning. Apple GPUs get float32: the first of them only emulate bf16, which torch does not
-    tell, and float16 lacks the range. (None was at hand.)
+    (AVX512-BF16, AMX). Apple GPUs get float32: the first of them only emulate bf16, which torch
+    does not tell, and float16 lacks the range. (None was at hand.)
 
     Raises:
         InputError: for an unknown name, or a type that the device cannot multiply.
@@ -103,14 +102,19 @@ def dtype(precision: str, device: torch.device) -> torch.dtype:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         if precision == "fp16":
             raise InputError("precision=fp16 is for GPUs; use precision=auto or fp32 on a CPU")
-        if precision == "bf16" and not ONEDNN_BF16 and distributed.is_main():
-            log.warning(
-                "precision=bf16: this CPU lacks the instructions for it, products take a hundred "
-                "times as long as in float32; use precision=fp32 or auto"
-            )
     if precision == "auto":
         return torch.bfloat16 if native else torch.float32
     return PRECISIONS[precision]
+
+
+def warn_of_slow_products(dtype: torch.dtype, device: torch.device) -> None:
+    """Warn of bf16 on a CPU without AVX512, for networks that are not a zoo's (``models.bf16``)."""
+    slow = dtype == torch.bfloat16 and device.type == "cpu" and not bf16.ONEDNN
+    if slow and distributed.is_main():
+        log.warning(
+            "precision=bf16: this CPU lacks the instructions for it, products take a hundred times "
+            "as long as in float32; use precision=fp32 or auto"
+        )
 
 
 def name(device: torch.device) -> str:

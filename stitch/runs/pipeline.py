@@ -235,7 +235,9 @@ def _index(folder: Path) -> dict:
 def load_pipeline(config: DictConfig, device: torch.device) -> Pipeline:
     """The pipeline of a composed config; runs with the same share one."""
     card = OmegaConf.to_yaml(config.pipeline, resolve=True)
-    return _pipeline(card, device, devices.dtype(config.precision, device))
+    dtype = devices.dtype(config.precision, device)
+    devices.warn_of_slow_products(dtype, device)
+    return _pipeline(card, device, dtype)
 
 
 @functools.cache

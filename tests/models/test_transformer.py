@@ -52,7 +52,8 @@ def test_patches_equal_timms_with_its_weights():
 def test_half_precision_attention_on_any_cpu_errs_hardly_more_than_torchs(
     monkeypatch, amx, training
 ):
-    monkeypatch.setattr(transformer, "AMX", amx)
+    monkeypatch.setattr(transformer.bf16, "AMX", amx)
+    monkeypatch.setattr(transformer.bf16, "ONEDNN", True)
     parts = torch.randn(3, 2, HEADS, 50, 16, generator=torch.Generator().manual_seed(0))
 
     def run(attention, dtype):
@@ -73,11 +74,12 @@ def test_half_precision_attention_on_any_cpu_errs_hardly_more_than_torchs(
 @pytest.mark.parametrize("amx, fused", [(True, True), (False, False)])
 @torch.no_grad()
 def test_the_cpu_decides_which_attention_is_taken(monkeypatch, amx, fused):
-    monkeypatch.setattr(transformer, "AMX", amx)
+    monkeypatch.setattr(transformer.bf16, "AMX", amx)
+    monkeypatch.setattr(transformer.bf16, "ONEDNN", True)
     calls = []
     real = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        transformer.F, "scaled_dot_product_attention", lambda *a: calls.append(1) or real(*a)
+        transformer.bf16.F, "scaled_dot_product_attention", lambda *a: calls.append(1) or real(*a)
     )
     transformer.attention(*torch.randn(3, 1, HEADS, 5, 16).bfloat16())
     assert bool(calls) == fused

@@ -106,7 +106,7 @@ def test_auto_precision_is_bf16_only_where_it_is_known_to_be_native(monkeypatch)
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bf16_on_a_cpu_that_cannot_multiply_it_is_warned_of(monkeypatch, caplog, fast):
-    monkeypatch.setattr(devices, "ONEDNN_BF16", fast)
-    assert devices.dtype("bf16", torch.device("cpu")) == torch.bfloat16
+    monkeypatch.setattr(devices.bf16, "ONEDNN", fast)
+    devices.warn_of_slow_products(torch.bfloat16, torch.device("cpu"))
     warned = "use precision=fp32 or auto" in caplog.text
     assert warned == (not fast)

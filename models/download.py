@@ -126,31 +126,40 @@ def _from_hub(url: str, part: Path) -> None:
 
 
 def _accept(file: PublishedFile, part: Path) -> None:
-    """Rename a complete ``part`` to the file's name if it is correct, else remove it."""
+    """Rename a complete ``part`` to the file's name if it is correct, else remove it.
+
+    It stays if it cannot be read or its member not be written, such as to a full disk.
+    """
     try:
-        with open(part, "rb") as content:
-            if content.read(64).lstrip()[:1] == b"<":
-                raise DownloadError("the host sent a web page, such as a quota notice")
-        expected = file.expected_sha256()
-        if expected is None:
-            _refuse_damaged(part)
-        with replacing(file.path) as temporary:
-            if file.member is None:
-                os.replace(part, temporary)
-            else:
-                with (
-                    zipfile.ZipFile(part) as archive,
-                    archive.open(file.member) as source,
-                    open(temporary, "wb") as target,
-                ):
-                    shutil.copyfileobj(source, target, 1 << 20)
-            actual = sha256_of(temporary)
-            if expected not in (None, actual):
-                raise DownloadError(
-                    f"its SHA-256 is {actual[:16]}..., it should be {expected[:16]}..."
-                )
-    finally:
+        _check_and_place(file, part)
+    except OSError:
+        raise
+    except Exception:
         part.unlink(missing_ok=True)
+        raise
+    part.unlink(missing_ok=True)
+
+
+def _check_and_place(file: PublishedFile, part: Path) -> None:
+    with open(part, "rb") as content:
+        if content.read(64).lstrip()[:1] == b"<":
+            raise DownloadError("the host sent a web page, such as a quota notice")
+    expected = file.expected_sha256()
+    if expected is None:
+        _refuse_damaged(part)
+    with replacing(file.path) as temporary:
+        if file.member is None:
+            os.replace(part, temporary)
+        else:
+            with (
+                zipfile.ZipFile(part) as archive,
+                archive.open(file.member) as source,
+                open(temporary, "wb") as target,
+            ):
+                shutil.copyfileobj(source, target, 1 << 20)
+        actual = sha256_of(temporary)
+        if expected not in (None, actual):
+            raise DownloadError(f"its SHA-256 is {actual[:16]}..., it should be {expected[:16]}...")
 
 
 def _refuse_damaged(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Downloads from a host on this machine: resumed, verified, mirrored, and what goes wrong."""
 
+import errno
 import hashlib
 import json
 import sys
@@ -179,15 +180,33 @@ def test_a_web_page_is_not_taken_for_weights(file, host):
     assert everything(file()) == []
 
 
-def test_a_member_is_taken_out_of_a_zip(file, host, tmp_path):
+@pytest.fixture
+def zipped(file, host, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("model.ckpt", DATA)
         archive.writestr("other", b"")
     host.files["/a.zip"] = (tmp_path / "a.zip").read_bytes()
-    wanted = file("/a.zip", member="model.ckpt", sha256=SHA256)
-    get(wanted)
-    assert wanted.path.read_bytes() == DATA
-    assert everything(wanted) == ["w.json", "w.pt"]
+    return file("/a.zip", member="model.ckpt", sha256=SHA256)
+
+
+def test_a_member_is_taken_out_of_a_zip(zipped):
+    get(zipped)
+    assert zipped.path.read_bytes() == DATA
+    assert everything(zipped) == ["w.json", "w.pt"]
+
+
+def test_what_was_received_is_kept_if_the_disk_is_too_full_to_unpack_it(zipped, host, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(download.shutil, "copyfileobj", full)
+        with pytest.raises(DownloadError, match="No space left"):
+            get(zipped)
+    get(zipped)
+    assert zipped.path.read_bytes() == DATA
+    size = len(host.files["/a.zip"])
+    assert host.requests == [("/a.zip", None), ("/a.zip", f"bytes={size}-")]
 
 
 def test_drive_and_hub_go_through_their_libraries(tmp_path, monkeypatch):

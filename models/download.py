@@ -25,8 +25,8 @@ from models.files import (
     sha256_of,
     write_atomically,
 )
+from models.published import PublishedFile
 from models.weights import record_path
-from models.zoo import PublishedFile
 
 TIMEOUT = 60  # seconds without an answer
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from models.checkpoint import load_checkpoint
 from models.classes import Classes
 from models.cost import macs, reuse_macs
 from models.errors import InputError
-from models.files import sha256_of
 from models.first_stage import CONFIGURATIONS as FIRST_STAGES
+from models.published import PublishedFile, published_file
 from models.quantise import quantise
 from models.registry import create
 from models.spec import DenoiserSpec, check_stitchable
@@ -29,51 +28,6 @@ from models.weights import CheckpointError, provenance, recorded_sha256
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "configs" / "zoo"
 STITCHED = "stitched"  # the card's entry of model stitching; see ``models.stitched``
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A published file that a zoo's card lists.
-
-    Attributes:
-        name: its key in the card.
-        path: where it is stored.
-        urls: where it comes from, mirrors last.
-        size: its approximate size as text; None if unknown.
-        sha256: as published; None: as recorded at the first download.
-        licence: of the file.
-        member: the file's name in the zip at the URLs.
-        ema: take the averaged weights if the file has both.
-    """
-
-    name: str
-    path: Path
-    urls: tuple[str, ...]
-    size: str | None = None
-    sha256: str | None = None
-    licence: str | None = None
-    member: str | None = None
-    ema: bool = True
-
-    def expected_sha256(self) -> str | None:
-        return self.sha256 or (provenance(self.path) or {}).get("sha256")
-
-    def state(self) -> str:
-        """``missing``, ``bad checksum``, ``present``, or ``unverified`` if no checksum is known."""
-        if not self.path.is_file():
-            return "missing"
-        expected = self.expected_sha256()
-        if expected is None:
-            return "unverified"
-        return "present" if sha256_of(self.path) == expected else "bad checksum"
-
-    def how_to_get(self, zoo: str) -> str:
-        """What to do if it is missing."""
-        inside = f" (its member {self.member})" if self.member else ""
-        return (
-            f"run python -m scripts.download zoo={zoo}, or fetch {self.urls[0]}{inside} "
-            f"and put it at {self.path}"
-        )
 
 
 class Zoo:
@@ -126,7 +80,7 @@ class Zoo:
         self.unconditional: str = card.get("unconditional", "null-class")
         self.image_shape: tuple[int, int, int] = tuple(card.image_shape)
         self.files: dict[str, PublishedFile] = {
-            key: _published_file(key, entry, ROOT / card.checkpoints)
+            key: published_file(key, entry, ROOT / card.checkpoints)
             for key, entry in card.get("files", {}).items()
         }
         self.default_denoisers: list[str] = list(card.get("default_denoisers", card.denoisers))
@@ -367,15 +321,6 @@ def _stitch_of(name: str) -> tuple[str, int | None]:
     """``stitched:7`` -> (``stitched``, 7); any other name -> (name, None)."""
     base, colon, index = name.partition(":")
     return (base, int(index)) if colon else (name, None)
-
-
-def _published_file(key: str, entry: DictConfig, folder: Path) -> PublishedFile:
-    facts = OmegaConf.to_container(entry, resolve=True)
-    path = (folder / facts.pop("path")).absolute()
-    try:
-        return PublishedFile(key, path, tuple(facts.pop("urls")), **facts)
-    except TypeError as error:
-        raise InputError(f"files.{key} of the card: {error}") from error
 
 
 def names() -> list[str]:

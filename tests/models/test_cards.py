@@ -12,9 +12,10 @@ import models
 from models import CheckpointError
 from models.errors import InputError
 from models.files import sha256_of
+from models.published import PublishedFile
 from models.spec import DenoiserSpec, check_stitchable
 from models.weights import record_path
-from models.zoo import CARDS, PublishedFile, names
+from models.zoo import CARDS, names
 from tests import golden
 
 IMAGENET = ["imagenet256-dit", "imagenet256-ldm", "imagenet256-dit-uvit"]

@@ -6,8 +6,6 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,27 +13,18 @@ from torch import Tensor
 
 from eval.extraction import Pass, Seen
 from eval.features import create_extractor, find_weights, known_metrics
-from eval.images import Images, ShardImages, open_images, warn_if_held_out, warnings
-from eval.metrics import METRICS, Inputs, compute
+from eval.images import Images, ShardImages, warnings
+from eval.metrics import METRICS, WITH_PROMPTS, Inputs, compute, too_few
 from eval.prepare import PREPARATIONS
 from eval.prompts import named_classes
-from eval.reference import (
-    Reference,
-    check_extractor,
-    load_reference,
-    read_stored_moments,
-    save_reference,
-)
+from eval.reference import Reference
+from eval.reference_source import ReferenceSource
 from models.errors import InputError
-from models.files import check_writable, sha256_of
-from models.npz import Npz
 from models.weights import recorded_sha256
 from stitch.runs import devices, distributed, provenance
 from stitch.runs.records import ResultStore, content_hash
 from stitch.runs.shards import ShardFolder
 
-WITH_PROMPTS = {"prompts", "classes"}
-WITHOUT_REFERENCE = {"nothing", *WITH_PROMPTS}
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy")
 
 
@@ -62,12 +51,7 @@ class Evaluator:
             )
         weights = find_weights(evaluation.weights, evaluation.url)
         self.weights_sha256 = recorded_sha256(weights)
-        self.path = Path(evaluation.reference)
-        self.images = None  # of the reference, if its features are not in a file yet
-        if self.path.suffix == ".safetensors":
-            self.reference_sha256 = check_extractor(self.path, self.weights_sha256)
-        else:
-            self._open_reference()
+        self._source = ReferenceSource(evaluation, self.weights_sha256)
         self.extractor = create_extractor(
             evaluation.extractor, weights, device, evaluation.get("clip")
         )
@@ -77,55 +61,10 @@ class Evaluator:
         """Images in a chunk of the Inception Score, if that is wanted."""
         return self.config.chunk if "is" in self.config.metrics else None
 
-    def _open_reference(self) -> None:
-        is_npz = self.path.suffix == ".npz" and self.path.is_file()
-        self.moments = read_stored_moments(self.path) if is_npz else {}
-        pictures = [m for m in self.config.metrics if not self._has_moments(m)]
-        if self.moments and pictures and "arr_0" not in Npz(self.path).names():
-            raise InputError(
-                f"reference={self.path} has moments but no images (arr_0), which "
-                f"{', '.join(pictures)} need; leave them out of eval.metrics, or take another"
-            )
-        if pictures or not self.moments:
-            self.images = open_images(self.path, "reference")
-            warn_if_held_out(self.path, "reference")
-            few = self._too_few(self.images.count, pictures)
-            if few:
-                raise InputError(f"reference={self.path} has {self.images.count} images: {few}")
-            distributed.from_main(lambda: self.images.require(self.images.count))
-            self.reference_sha256 = distributed.from_main(
-                lambda: self.images.sha256(self.images.count)
-            )
-        else:
-            self.reference_sha256 = distributed.from_main(lambda: sha256_of(self.path))
-
-    def _has_moments(self, metric: str) -> bool:
-        """Whether the reference's stored moments are all that a metric needs of it."""
-        kind, features = METRICS[metric].kind, METRICS[metric].features
-        return kind in WITHOUT_REFERENCE or (kind == "moments" and features in self.moments)
-
     @functools.cached_property
     def reference(self) -> Reference:
-        """The reference; that of images is extracted by all ranks and then kept in a file."""
-        if self.path.suffix == ".safetensors":
-            return load_reference(self.path)
-        if self.images is None:
-            return Reference(self.moments, None)
-        key = {"reference": self.reference_sha256, "extractor": self.weights_sha256}
-        file = Path(self.config.cache) / f"{content_hash(key)}.safetensors"
-        if not distributed.from_main(file.is_file):
-            check_writable(self.config.cache, "eval.cache")
-            kinds = [k for k in self.extractor.get_requested_features_list() if k != "logits"]
-            count = self.images.count
-            size = self.config.batch_size
-            seen = Pass(self.extractor, self.images, count, size, kinds).whole()
-            if seen is not None:
-                facts = {"data": str(self.path), "extractor_sha256": self.weights_sha256}
-                save_reference(file, seen.features, count, facts, torch.float32)
-            distributed.barrier()
-        made = load_reference(file)
-        # ADM's stored moments are those of all of ImageNet, its images are some.
-        return Reference({**made.moments, **self.moments}, made.features)
+        """Read, or extracted by all ranks, when it is needed first."""
+        return self._source.read(self.extractor)
 
     def protocol(self, num_images: int) -> dict:
         """Everything but the run that determines the metrics, as plain data."""
@@ -133,7 +72,7 @@ class Evaluator:
             "num_images": num_images,
             "extractor": self.config.extractor,
             "extractor_sha256": self.weights_sha256,
-            "reference_sha256": self.reference_sha256,
+            "reference_sha256": self._source.sha256,
             "neighbours": self.config.neighbours,
             "chunk": self.config.chunk,
             "distances": self.config.distances,
@@ -263,7 +202,7 @@ class Evaluator:
             num_images,
             self.config.batch_size,
             kinds,
-            lambda found: self._check_dimensions(found, reference),
+            lambda found: self._source.check_dimensions(found, reference),
             prepare=PREPARATIONS[self.config.get("prepare")],
         )
 
@@ -298,7 +237,7 @@ class Evaluator:
             if not math.isfinite(value):
                 raise InputError(
                     f"{name} of {num_images} images of {images.path} against reference="
-                    f"{self.path} is {value}: it cannot be computed from them"
+                    f"{self._source.path} is {value}: it cannot be computed from them"
                 )
         return values
 
@@ -336,45 +275,10 @@ class Evaluator:
                 f"num_images={num_images}, but there are {images.count} images in {images.path}; "
                 "ask for as many, or sample more"
             )
-        few = self._too_few(num_images, self.config.metrics)
+        few = too_few(num_images, self.config.metrics, self.config.neighbours)
         if few:
             raise InputError(f"num_images={num_images} of samples={images.path}: {few}")
         self._prompts(images, num_images)
-
-    def _too_few(self, count: int, wanted: Sequence[str]) -> str | None:
-        """Why ``count`` images, of samples or of the reference, are too few for ``wanted``."""
-        near = sorted({name for name in wanted if METRICS[name].kind == "neighbours"})
-        if near and count <= self.config.neighbours:
-            return (
-                f"too few for {', '.join(near)} with eval.neighbours={self.config.neighbours}; "
-                "give more"
-            )
-        spread = [name for name in wanted if METRICS[name].kind in ("moments", "features")]
-        if spread and count < 2:
-            return f"too few for {', '.join(spread)}, which need 2 at least; give more"
-        return None
-
-    def _check_dimensions(self, found: Mapping[str, Tensor], reference: Reference) -> None:
-        """Refuse a reference that does not fit the features of the first images."""
-        for name in self.config.metrics:
-            metric = METRICS[name]
-            kind, moments = metric.features, metric.kind == "moments"
-            if metric.kind in WITHOUT_REFERENCE:
-                continue
-            known = reference.moments.get(kind) if moments else reference.features
-            # Of single images a reference has ``features`` only.
-            if known is None or not (moments or kind == "features"):
-                raise InputError(f"reference={self.path} has nothing to compute {name} with")
-            few = None if moments else self._too_few(len(known), [name])
-            if few:
-                raise InputError(f"reference={self.path} has features of {len(known)}: {few}")
-            expected = len(known.mean) if moments else known.shape[1]
-            if found[kind].shape[1] != expected:
-                raise InputError(
-                    f"reference={self.path} has {expected} {kind} dimensions, the extractor "
-                    f"{self.config.extractor} gives {found[kind].shape[1]}; "
-                    "it was made with another extractor"
-                )
 
 
 def sampling_time(images: Images) -> dict:

@@ -264,7 +264,22 @@ METRICS = {
     )
 }  # fmt: skip
 
+# What kinds of metrics compare images with.
+WITH_PROMPTS = {"prompts", "classes"}
+WITHOUT_REFERENCE = {"nothing", *WITH_PROMPTS}
+
 
 def compute(wanted: Sequence[str], inputs: Inputs) -> dict[str, float]:
     """The ``wanted`` metrics, keys of ``METRICS``, in that order."""
     return {name: METRICS[name].compute(inputs) for name in wanted}
+
+
+def too_few(count: int, wanted: Sequence[str], neighbours: int) -> str | None:
+    """Why ``count`` images, of samples or of a reference, are too few for ``wanted`` metrics."""
+    near = sorted({name for name in wanted if METRICS[name].kind == "neighbours"})
+    if near and count <= neighbours:
+        return f"too few for {', '.join(near)} with eval.neighbours={neighbours}; give more"
+    spread = [name for name in wanted if METRICS[name].kind in ("moments", "features")]
+    if spread and count < 2:
+        return f"too few for {', '.join(spread)}, which need 2 at least; give more"
+    return None

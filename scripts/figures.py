@@ -52,10 +52,15 @@ def main(config: DictConfig) -> None:
         lacking = {name: evidence.lacking(figures[name], points) for name, points in plans.items()}
     if not distributed.is_main():
         return
+    listings = []
     for name, points in plans.items():
         if not lacking[name]:
             folder.mkdir(parents=True, exist_ok=True)
-            draw(planner, evidence, name, figures[name], points, folder)
+            path, listing = draw(planner, evidence, name, figures[name], points, folder)
+            if listing and listing not in listings:  # figures of the same runs have the same
+                log.info("%s", "\n".join(listing))
+                listings.append(listing)
+            log.info("%s", path)
     if failures:
         log.error("%d points failed:\n  %s", len(failures), "\n  ".join(failures))
         sys.exit(1)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 from pathlib import Path
 
 from eval import terminal
@@ -16,11 +15,15 @@ from models.errors import InputError
 from stitch.runs import provenance
 from stitch.runs.records import require_alike
 
-log = logging.getLogger("figures")
 
+def draw(
+    planner, evidence, name, figure, points: list[Point], folder: Path
+) -> tuple[Path, list[str]]:
+    """Picture or table, the numbers behind it as CSV, and JSON that names every number's file.
 
-def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> None:
-    """Picture or table, the numbers behind it as CSV, and JSON that names every number's file."""
+    Returns:
+        What was drawn, and the numbers of a plot as lines for a terminal.
+    """
     found = evidence.of(figure, points)
     if evidence.kind(figure) == "record":
         require_alike(found, ["weights", *varied(points)])  # a guide's, too
@@ -49,9 +52,9 @@ def draw(planner, evidence, name, figure, points: list[Point], folder: Path) -> 
         ],
     }
     path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
-    for line in terminal.listing(rows) if figure["kind"] in ("curves", "pareto") else []:
-        log.info("%s", line)
-    log.info("%s", path.with_suffix(".md") if figure["kind"] == "table" else path)
+    if figure["kind"] == "table":
+        return path.with_suffix(".md"), []
+    return path, terminal.listing(rows) if figure["kind"] in ("curves", "pareto") else []
 
 
 def check_metrics(evidence, name, figure: dict, points: list[Point], found: list[dict]) -> None:

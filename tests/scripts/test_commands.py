@@ -228,8 +228,10 @@ def drawn(tmp_path_factory):
 def test_figures_are_drawn_from_records_that_their_json_names(drawn):
     folder = drawn / "figures" / "fashion" / "cpu"
     shutil.rmtree(folder)
-    succeed("figures", *FIGURES, f"runs={drawn}")
+    said = succeed("figures", *FIGURES, f"runs={drawn}").stdout
+    assert said.count("FID") == 1  # in the head of a table; two figures are of the same runs
     for name in ("demo", "demo_frontier", "demo_grid"):
+        assert str(folder / f"{name}.png") in said
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     about = json.loads((folder / "demo.json").read_text())

@@ -90,7 +90,8 @@ def share_nearer(sample: Tensor, held_out: Tensor, level: float = 0.01) -> float
 def share_closer_to_training(points: Tensor, training: Tensor, held_out: Tensor) -> float:
     """Share of points whose nearest image is a training image, of as many of both kinds.
 
-    It is about a half unless points are copies. Unlike a distance it does not depend on how typical
+    It is about a half unless points are copies, or the two kinds differ; ``share_of_held_out`` says
+    whether they do. Unlike a distance it does not depend on how typical
     or smooth the points are, which brings them nearer to images of either kind.
 
     Args:
@@ -102,3 +103,19 @@ def share_closer_to_training(points: Tensor, training: Tensor, held_out: Tensor)
     if len(training) != len(held_out):
         raise InputError(f"{len(training)} training images beside {len(held_out)} held-out ones")
     return (nearest(points, training)[0] < nearest(points, held_out)[0]).float().mean().item()
+
+
+def share_of_held_out(training: Tensor, held_out: Tensor) -> float:
+    """What ``share_closer_to_training`` is of held-out images, which are no copies.
+
+    Either half of them is compared with the other, and with half of the training images. It is a
+    half if there is one distribution of both, which a photographer or a split may not keep.
+
+    Args:
+        training, held_out: (M, V, D) each, V versions of every image: itself and its mirror image.
+    """
+    shares = []
+    for some, others in ((0, 1), (1, 0)):
+        bases = [images[others::2].flatten(0, 1) for images in (training, held_out)]
+        shares.append(share_closer_to_training(held_out[some::2, 0], *bases))
+    return sum(shares) / 2

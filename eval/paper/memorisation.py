@@ -19,6 +19,7 @@ from eval.memorisation import (
     nearest,
     share_closer_to_training,
     share_nearer,
+    share_of_held_out,
 )
 from eval.metrics import frechet_distance
 from eval.paper import plots
@@ -40,7 +41,7 @@ class Compared:
         labels: (N,) classes.
         distances, indices: (N,) each, of every space.
         closer: of every space the share that is closer to training photographs than to as many
-            held-out ones; of samples only.
+            (other) held-out ones; not of decoded photographs.
     """
 
     images: Tensor
@@ -118,7 +119,8 @@ class Findings:
             "pixels than sharp ones, whatever they show; the decoded photographs say by how "
             "much. So are typical ones, which guidance makes, in features. *Of training* depends "
             "on neither: the share of images whose nearest photograph is one of training, among as "
-            "many of both kinds; copies have more than a half.\n\n"
+            "many of both kinds; copies have more than held-out photographs, of which either half "
+            "is compared with the other.\n\n"
             f"{self.caption()}\n\n"
             "![Of each class the image nearest to a training photograph](memorisation.png)\n"
         )
@@ -226,11 +228,16 @@ def compare(
         in_features = _nearest(features[name], features["training"], evaluator.device)
         in_pixels = _nearest(images.flatten(1), known.flatten(1), evaluator.device)
         closer = {}
-        if name in samples:  # a held-out photograph is itself the nearest one
-            ends = [features[side] for side in sides]
-            closer["features"] = _closer(features[name], *ends, evaluator.device)
-            ends = [photographs.flatten(1) for photographs in sides.values()]
-            closer["pixels"] = _closer(images.flatten(1), *ends, evaluator.device)
+        for space, points, ends in (
+            ("features", features[name], [features[side] for side in sides]),
+            ("pixels", images.flatten(1), [side.flatten(1) for side in sides.values()]),
+        ):
+            on_device = [end.to(evaluator.device) for end in ends]
+            if name in samples:
+                closer[space] = share_closer_to_training(points.to(evaluator.device), *on_device)
+            elif name == HELD_OUT:
+                apart = [end.unflatten(0, (-1, count)).transpose(0, 1) for end in on_device]
+                closer[space] = share_of_held_out(*apart)
         sets[name] = Compared(
             images,
             labels[name],
@@ -262,11 +269,6 @@ def _nearest(points: Tensor, base: Tensor, device: torch.device) -> tuple[Tensor
     """``nearest``, computed on a device and given on the CPU."""
     distances, indices = nearest(points.to(device), base.to(device))
     return distances.cpu(), indices.cpu()
-
-
-def _closer(points: Tensor, training: Tensor, held_out: Tensor, device: torch.device) -> float:
-    """``share_closer_to_training``, computed on a device."""
-    return share_closer_to_training(points.to(device), training.to(device), held_out.to(device))
 
 
 def _features(evaluator: Evaluator, images: Tensor) -> Tensor | None:

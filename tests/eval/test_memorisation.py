@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from eval.memorisation import copying_score, nearest, share_closer_to_training, share_nearer
+from eval.memorisation import (
+    copying_score,
+    nearest,
+    share_closer_to_training,
+    share_nearer,
+    share_of_held_out,
+)
 from models.errors import InputError
 
 
@@ -77,3 +83,13 @@ def test_copies_are_closer_to_training_images():
 def test_unlike_numbers_of_images_are_refused():
     with pytest.raises(InputError, match="20 training images beside 10 held-out ones"):
         share_closer_to_training(drawn(5, 2), drawn(20, 0), drawn(10, 1))
+
+
+def test_held_out_images_say_what_the_share_is_of_no_copies():
+    def versions(images):
+        return torch.stack([images, images + 9], 1)
+
+    training, held_out = drawn(400, 0), drawn(400, 1)
+    assert 0.4 < share_of_held_out(versions(training), versions(held_out)) < 0.6
+    # Held-out images of another kind are closer to one another.
+    assert share_of_held_out(versions(training), versions(0.3 * held_out)) < 0.1

@@ -39,7 +39,9 @@ def test_samples_and_held_out_photographs_are_compared_with_the_training_ones(
     assert held_out["pixels"]["images"] == 10 and samples["pixels"]["images"] == 20
     assert abs(held_out["features"]["copying_score"]) < 0.1
     assert samples["pixels"]["median_distance"] > 0
-    assert held_out["features"]["share_closer_to_training"] is None
+    assert all(0 <= held_out[space]["share_closer_to_training"] <= 1 for space in held_out)
+    decoded = found["nearest"]["held-out photographs, through first-stage"]
+    assert decoded["features"]["share_closer_to_training"] is None
     assert found["floor"]["held-out photographs"]["fid"] > 0
     assert "held-out photographs, through preview" in found["floor"]
     page = (tmp_path / "here" / "memorisation.md").read_text()

@@ -12,6 +12,7 @@ import models
 from eval.speed import metric_peers as bench_metrics
 from eval.speed import networks, timing
 from eval.speed import operators as bench_profile
+from models import bf16
 from models.cost import activation_bytes
 from models.errors import InputError
 from stitch.runs import build, devices, matmul, memory
@@ -199,6 +200,12 @@ def test_products_are_of_several_shapes_and_their_operations_are_counted():
     assert len({operations for _, operations in made}) >= 3
     product, operations = made[0]
     assert operations == 2 * product().shape[0] ** 3
+
+
+def test_a_cpu_is_measured_by_what_its_networks_multiply(monkeypatch):
+    monkeypatch.setattr(bf16, "ONEDNN", False)
+    (product, _), *_ = matmul.products(torch.bfloat16, torch.device("cpu"))
+    assert product().dtype == torch.float32
 
 
 def test_a_share_above_all_of_the_rate_is_refused():

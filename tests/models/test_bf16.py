@@ -43,4 +43,4 @@ def test_where_bf16_is_emulated_networks_err_as_where_it_is_not(monkeypatch, nam
     emulated, types = evaluated(name, torch.bfloat16)
     assert types == {torch.float32}
     assert not torch.equal(emulated, exact)
-    assert (emulated - exact).norm() <= 1.25 * (native - exact).norm()
+    assert (emulated - exact).norm() <= 1.5 * (native - exact).norm()

@@ -128,5 +128,8 @@ def name(device: torch.device) -> str:
         with open("/proc/cpuinfo") as file:
             names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
         model = names[0] if names else model
+    # Of virtual machines the name alone is that of a whole series of unlike CPUs.
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        model += " with AVX2"
     threads = torch.get_num_threads()
     return f"{model}, {threads} thread{'s' if threads > 1 else ''}"

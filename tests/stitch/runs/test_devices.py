@@ -110,3 +110,11 @@ def test_bf16_on_a_cpu_that_cannot_multiply_it_is_warned_of(monkeypatch, caplog,
     devices.warn_of_slow_products(torch.bfloat16, torch.device("cpu"))
     warned = "use precision=fp32 or auto" in caplog.text
     assert warned == (not fast)
+
+
+def test_cpus_of_unlike_instructions_have_unlike_names(monkeypatch):
+    names = []
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda one=capability: one)
+        names.append(devices.name(torch.device("cpu")))
+    assert " with AVX2, " in names[0] and "AVX2" not in names[1]

@@ -91,8 +91,8 @@ def share_closer_to_training(points: Tensor, training: Tensor, held_out: Tensor)
     """Share of points whose nearest image is a training image, of as many of both kinds.
 
     It is about a half unless points are copies, or the two kinds differ; ``share_of_held_out`` says
-    whether they do. Unlike a distance it does not depend on how typical
-    or smooth the points are, which brings them nearer to images of either kind.
+    whether they do. Unlike a distance it does not depend on how typical or smooth the points are,
+    which brings them nearer to images of either kind.
 
     Args:
         points, training, held_out: (N, D), (M, D) and (M, D).

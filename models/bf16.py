@@ -2,8 +2,8 @@
 
 On a CPU without AVX512, torch multiplies bf16 in a plain loop, a hundred times as slowly as
 float32. There, the products of a zoo's networks are of float32 copies of bf16 values, and their
-results are rounded to bf16. Native products sum in float32 and round the result as well, so the two
-differ by the order of sums only.
+results are rounded to bf16. Native products sum in float32 and round the result as well; the two
+differ by the order of sums, and inside of attention, which rounds less when it is emulated.
 """
 
 import torch

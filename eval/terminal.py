@@ -53,7 +53,8 @@ def listing(rows: Sequence[Mapping], last: Sequence[str] = ()) -> list[str]:
     """The numbers of some points as lines of text, the head first.
 
     Args:
-        rows: each with ``allocation``, metrics, ``gmacs_per_image``, ``ms_per_image`` (or None).
+        rows: each with ``allocation``, metrics, ``gmacs_per_image``, ``ms_per_image`` (or None),
+            and ``device`` unless all were timed on one.
         last: names of further columns, of text.
     """
     width = max(len(row["allocation"]) for row in rows)
@@ -69,6 +70,9 @@ def listing(rows: Sequence[Mapping], last: Sequence[str] = ()) -> list[str]:
             f"{'-' if milliseconds is None else format(milliseconds, '.2f'):>9}"
             f"{''.join(f' {row[name]}' for name in last)}"
         )
+    timed_on = {row.get("device") for row in rows if row["ms_per_image"] is not None}
+    if len(timed_on) > 1:
+        lines.append(f"the times are of {len(timed_on)} devices or batch sizes and do not compare")
     return lines
 
 

@@ -67,3 +67,10 @@ def test_a_table_says_what_it_does_not_know():
     assert head.split() == ["allocation", "FID", "GMACs", "ms/image", "run"]
     assert first.split() == ["S*1", "3.250", "1", "-", "0123456789abcdef"]
     assert second.split() == ["S*1+XL*2", "1.000", "1", "9.00", "0123456789abcdef"]
+
+
+def test_a_table_says_that_times_of_two_devices_do_not_compare():
+    rows = [row("S*1", 3.0, 1.0), row("XL*1", 1.0, 9.0), row("XL*2", 1.0, None, device="B")]
+    assert len(listing(rows)) == 4
+    rows[1]["device"] = "B"
+    assert listing(rows)[-1] == "the times are of 2 devices or batch sizes and do not compare"

@@ -25,7 +25,7 @@ from models.files import (
     sha256_of,
     write_atomically,
 )
-from models.published import PublishedFile
+from models.published_file import PublishedFile
 from models.weights import record_path
 
 TIMEOUT = 60  # seconds without an answer

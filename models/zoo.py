@@ -18,7 +18,7 @@ from models.classes import Classes
 from models.cost import macs, reuse_macs
 from models.errors import InputError
 from models.first_stage import CONFIGURATIONS as FIRST_STAGES
-from models.published import PublishedFile, published_file
+from models.published_file import PublishedFile, published_file
 from models.quantise import quantise
 from models.registry import create
 from models.spec import DenoiserSpec, check_stitchable

@@ -12,7 +12,7 @@ import models
 from models import CheckpointError
 from models.errors import InputError
 from models.files import sha256_of
-from models.published import PublishedFile
+from models.published_file import PublishedFile
 from models.spec import DenoiserSpec, check_stitchable
 from models.weights import record_path
 from models.zoo import CARDS, names

@@ -18,7 +18,7 @@ import models
 from models import download
 from models.checkpoint import read_tensors
 from models.download import DownloadError, get
-from models.published import PublishedFile
+from models.published_file import PublishedFile
 from models.zoo import CARDS
 from scripts import convert, zoo
 from scripts import download as download_command

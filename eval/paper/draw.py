@@ -8,7 +8,8 @@ from eval import terminal
 from eval.estimate import SAMPLERS, cache_text
 from eval.metrics import METRICS
 from eval.paper import reported, tables
-from eval.paper.kinds import KINDS, Drawing
+from eval.paper.drawing import Drawing
+from eval.paper.kinds import KINDS
 from eval.paper.measured import together
 from eval.paper.points import Point
 from models.errors import InputError

@@ -10,8 +10,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from eval.paper import kinds as figure_kinds
+from eval.paper import grids
 from eval.paper.draw import caption_text
+from eval.paper.drawing import Drawing
+from eval.paper.pareto import pareto
 from eval.paper.points import Planner
 from scripts import cli
 
@@ -51,11 +53,7 @@ def test_reported_times_never_share_an_axis_with_other_units(
         {"cost": {"macs_per_image": macs}, "timing": timing, "metrics": {"fid": fid, "is": fid}}
         for macs, fid in ((3e9, 9.0), (2e9, 10.0), (1e9, 11.0))
     ]
-    figure_kinds.pareto(
-        figure_kinds.Drawing(
-            figure, names, points, evidence, tmp_path / "x.png", tmp_path, True, ""
-        )
-    )
+    pareto(Drawing(figure, names, points, evidence, tmp_path / "x.png", tmp_path, True, ""))
     axes = saved[0].axes
     assert [place.get_xlabel() for place in axes] == [axis, axis]
     for place in axes:
@@ -89,9 +87,7 @@ def test_times_share_an_axis_if_all_are_of_one_device_and_batch_size(
     ]
     caption = caption_text(planner, figure, points, evidence)
     path = tmp_path / "x.png"
-    figure_kinds.pareto(
-        figure_kinds.Drawing(figure, names, points, evidence, path, tmp_path, False, caption)
-    )
+    pareto(Drawing(figure, names, points, evidence, path, tmp_path, False, caption))
     assert {place.get_xlabel() for place in saved[0].axes[:2]} == {axis}
     assert caption.endswith(f"protocol cpu{times}")
 
@@ -111,12 +107,10 @@ def test_rows_of_a_grid_are_named_by_their_series(
     _, names, points = planned
     figure = {"title": "", "across": "images", "series": [{"label": template}, {"label": "last"}]}
     images = np.zeros((2, 4, 4, 1), dtype=np.uint8), [0, 1]
-    monkeypatch.setattr(figure_kinds.shown, "images", lambda figure, run: images)
+    monkeypatch.setattr(grids.shown, "images", lambda figure, run: images)
     pair = [replace(points[0], series=0), replace(points[1], series=1)]
     path = tmp_path / "x.png"
-    figure_kinds.grid(
-        figure_kinds.Drawing(figure, names, pair, [None, None], path, tmp_path, True, "")
-    )
+    grids.grid(Drawing(figure, names, pair, [None, None], path, tmp_path, True, ""))
     (axes,) = saved[0].axes
     first = {"{fraction}": f"{points[0].fractions[0]:g}", "{large}": "DiT-XL"}[template]
     assert [label.get_text() for label in axes.get_yticklabels()] == [first, "last"]
@@ -130,11 +124,11 @@ def test_columns_of_a_grid_of_prompts_are_named_by_their_series(
     labels = [{"label": "{large} alone"}, {"label": "ToMe, {fraction}"}]
     figure = {"title": "", "across": "prompts", "series": labels}
     images = np.zeros((2, 4, 4, 1), dtype=np.uint8), [0, 1]
-    monkeypatch.setattr(figure_kinds.shown, "images", lambda figure, run: images)
+    monkeypatch.setattr(grids.shown, "images", lambda figure, run: images)
     run = SimpleNamespace(prompts=["a tench", "a church"], settings=points[0].run.settings)
     run.num_images = 2
     pair = [replace(points[i], series=i, fractions=(0.5, 0.5), run=run) for i in (0, 1)]
     evidence, path = [{"timing": {}}, {"timing": {}}], tmp_path / "x.png"
-    figure_kinds.grid(figure_kinds.Drawing(figure, names, pair, evidence, path, tmp_path, True, ""))
+    grids.grid(Drawing(figure, names, pair, evidence, path, tmp_path, True, ""))
     (axes,) = saved[0].axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["DiT-XL alone", "ToMe, 0.5"]

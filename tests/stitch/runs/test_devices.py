@@ -7,7 +7,10 @@ import torch
 
 from models.errors import InputError
 from stitch.runs import devices
-from tests.commands import refusal
+from stitch.runs.pipeline import load_pipeline
+from stitch.training import Workshop
+from tests import text_pipeline
+from tests.commands import compose, refusal
 
 
 @pytest.fixture
@@ -110,6 +113,16 @@ def test_bf16_on_a_cpu_that_cannot_multiply_it_is_warned_of(monkeypatch, caplog,
     devices.warn_of_slow_products(torch.bfloat16, torch.device("cpu"))
     warned = "use precision=fp32 or auto" in caplog.text
     assert warned == (not fast)
+
+
+def test_training_and_pipelines_warn_of_it(monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(devices.bf16, "ONEDNN", False)
+    cpu = torch.device("cpu")
+    Workshop(compose("train", "zoo=fashion", "precision=bf16"), cpu, open_split=None)
+    assert caplog.text.count("use precision=fp32 or auto") == 1
+    small = text_pipeline.settings(text_pipeline.save(tmp_path / "tiny"))
+    load_pipeline(compose("text2image", *small, "precision=bf16"), cpu)
+    assert caplog.text.count("use precision=fp32 or auto") == 2
 
 
 def test_cpus_of_unlike_instructions_have_unlike_names(monkeypatch):

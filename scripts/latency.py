@@ -32,7 +32,7 @@ def main(config: DictConfig) -> None:
     else:
         runs = latency.allocations(config, build.load_zoo(config, device))
     measured = {
-        **latency.setting(config, runs[0]),
+        **latency.setting(config, runs),
         "allocations": [str(run.allocation) for run in runs],
     }
     path = Path(config.runs) / "latency" / f"{content_hash(measured)}.json"

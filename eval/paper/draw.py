@@ -27,7 +27,7 @@ def draw(
     """
     found = evidence.of(figure, points)
     if evidence.kind(figure) == "record":
-        require_alike(found, ["weights", *varied(points)])  # a guide's, too
+        require_alike(found, ["weights", "card", *varied(points)])  # a guide's, too
         check_metrics(evidence, name, figure, points, found)
     path = folder / f"{name}.png"
     names = {key: text for key, text in planner.parts(figure).items() if key != "schedule"}

@@ -78,7 +78,7 @@ def cost_table(config: DictConfig, points: list[Run]) -> CostTable:
 
 def _cost_table(config: DictConfig, points: list[Run]) -> CostTable:
     known = {
-        **latency.setting(config, points[0]),
+        **latency.setting(config, points),
         "weights": {k: v for run in points for k, v in run.settings["weights"].items()},
     }
     path = Path(config.runs) / "costs" / f"{content_hash(known)}.json"

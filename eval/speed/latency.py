@@ -52,8 +52,10 @@ def with_allocation(config: DictConfig, runs: str) -> DictConfig:
     )
 
 
-def setting(config: DictConfig, run: Run) -> dict:
+def setting(config: DictConfig, points: Sequence[Run | TextRun]) -> dict:
     """What all points of a measurement have in common, as plain data."""
+    run = points[0]
+    card = {place: v for one in points for place, v in one.settings.get("card", {}).items()}
     return {
         "zoo": run.zoo.name,
         "sampler": run.settings["sampler"],
@@ -66,8 +68,9 @@ def setting(config: DictConfig, run: Run) -> dict:
         **{
             name: value
             for name, value in run.settings.items()
-            if name in ("quantisation", "cache", "card", "size", "call")
+            if name in ("quantisation", "cache", "size", "call")
         },
+        **({"card": card} if card else {}),
     }
 
 
@@ -98,7 +101,7 @@ def measure(config: DictConfig, points: Sequence[Run | TextRun]) -> dict:
     device = points[0].zoo.device
     seconds = timing.in_turn(tasks, config.repetitions, device, config.warm_up)
     return {
-        **setting(config, points[0]),
+        **setting(config, points),
         "repetitions": config.repetitions,
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],

@@ -78,7 +78,7 @@ def create(config: DictConfig, zoo: models.Zoo, planning: bool = False, probe: b
     # Runs without one of these are named as they were before there were any.
     if cache:
         settings["cache"] = dataclasses.asdict(cache)
-    if changed := cards.changes(zoo):
+    if changed := cards.changes(zoo, networks):
         settings["card"] = changed
     path = config.get("samples") or Path(config.runs) / "samples" / content_hash(settings)
     batch_size = automatic(zoo, path, config.shard_size, probe) if auto else config.batch_size

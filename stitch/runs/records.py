@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from models.cards import concerns
 from models.errors import InputError
 from models.files import create_exclusively, read_json
 
@@ -104,8 +105,8 @@ def _true(record: dict, name: str) -> bool:
 def conditions(record: dict) -> dict[str, object]:
     """What must be alike in two records for their metrics to be compared, by dotted names.
 
-    That is the protocol and all of the run but its allocation and the weights of the denoisers
-    in it, which are what tables compare.
+    That is the protocol and all of the run but its allocation and the denoisers in it, which are
+    what tables compare: their weights, and what the card says of them.
     """
     run = dict(record["run"])
     allocation = run.pop("allocation", "")
@@ -113,6 +114,9 @@ def conditions(record: dict) -> dict[str, object]:
     if "weights" in run:
         weights = run["weights"].items()
         run["weights"] = {name: sha256 for name, sha256 in weights if name not in denoisers}
+    if "card" in run:
+        card = run["card"].items()
+        run["card"] = {place: value for place, value in card if not concerns(place, denoisers)}
     return dict(_flat({**record["protocol"], **run}))
 
 

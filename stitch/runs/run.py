@@ -12,7 +12,7 @@ from torch import Tensor
 
 import models
 import samplers
-from models import variants
+from models import cards, variants
 from models.errors import InputError
 from samplers.noise import random_labels
 from samplers.sampler import Denoise
@@ -79,7 +79,7 @@ class Run:
 
         That is everything except the allocation and what follows from it.
         """
-        own = ("allocation", "weights", "sampler", "alignment")
+        own = ("allocation", "weights", "card", "sampler", "alignment")
         settings = {key: value for key, value in self.settings.items() if key not in own}
         # The full sampler, because settings omit what makes no difference to a single run.
         sampler = {
@@ -248,9 +248,16 @@ def timing_key(settings: dict, allocation: str) -> str:
     Args:
         settings: a run's or a latency file's, with ``decoder``.
     """
-    names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache", "card", "size", "call")
+    names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache", "size", "call")
     guidance, scale = settings["guidance"], settings["guidance"]["scale"]
     guided = scale > 1 if "embedding" in guidance else scale != 1  # of a pipeline or a zoo
     parts = {name: settings[name] for name in names if name in settings}
+    # A latency file has the places in a card that its allocations have together.
+    networks = [*Allocation.parse(allocation).denoisers, guidance.get("guide") or ""]
+    parts["card"] = {
+        place: value
+        for place, value in settings.get("card", {}).items()
+        if cards.concerns(place, networks) or place.startswith(cards.DECODERS)
+    }
     parts |= {"guidance": {**guidance, "scale": guided}, "allocation": variants.bases(allocation)}
     return content_hash(parts)

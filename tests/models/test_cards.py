@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import models
-from models import CheckpointError
+from models import CheckpointError, cards
 from models.errors import InputError
 from models.files import sha256_of
 from models.published_file import PublishedFile
@@ -29,8 +29,11 @@ def card(name, changes):
     return card
 
 
-def test_every_card_is_known():
+def test_every_card_is_known_and_as_it_was_published():
+    """Else runs that were recorded would not be found; what is new gets a line of its own."""
     assert names() == sorted(["fashion", "imagenette64", *IMAGENET])
+    here = {name: cards.hashes(OmegaConf.load(CARDS / f"{name}.yaml")) for name in names()}
+    assert json.loads(cards.PUBLISHED.read_text()) == here
 
 
 @pytest.mark.parametrize("name", IMAGENET)

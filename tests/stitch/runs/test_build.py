@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 import models
 from eval.paper import commands
-from models import DenoiserSpec
+from eval.speed import latency
+from models import DenoiserSpec, cards
 from models.classes import Classes
 from models.errors import InputError
 from models.zoo import CARDS
@@ -40,6 +41,7 @@ def zoo():
         specs=dict.fromkeys(COSTS, spec),
         card=OmegaConf.load(CARDS / "fashion.yaml"),
         decoder="first-stage",
+        file=lambda name: SimpleNamespace(name=name),
         weights_sha256=lambda names, **_: dict.fromkeys([*names, "first-stage"], "0" * 64),
         macs=COSTS.__getitem__,
     )
@@ -136,7 +138,8 @@ def test_settings_that_change_the_pixels_are_in_the_run(zoo):
     "name, override, changed",
     [
         ("fashion", "zoo.denoisers.DiT-S.num_heads=2", {"denoisers.DiT-S.num_heads": 2}),
-        ("fashion", "++zoo.denoisers.DiT-B.schedule=ldm", {"denoisers.DiT-B.schedule": "ldm"}),
+        ("fashion", "++zoo.denoisers.DiT-XL.schedule=ldm", {"denoisers.DiT-XL.schedule": "ldm"}),
+        ("fashion", "++zoo.denoisers.LDM.schedule=ldm", {}),  # has no step
         ("fashion", "zoo.first_stage.scale=0.5", {"first_stage.scale": 0.5}),
         ("fashion", "~zoo.first_stage.scale", {"first_stage.scale": None}),
         ("imagenet256-ldm", "zoo.files.LDM.ema=true", {"files.LDM.ema": True}),
@@ -155,6 +158,56 @@ def test_networks_of_a_changed_card_are_those_of_other_runs(name, override, chan
     again = shlex.split(commands.sample({**run.settings, "weights": {}}, zoo))
     for place, value in changed.items():
         assert f"++zoo.{place}={'null' if value is None else str(value).lower()}" in again
+
+
+def planned(*overrides):
+    """The run of a card, which is composed; weights may be missing."""
+    config = compose("sample", "zoo=fashion", *overrides)
+    return build.create(config, models.Zoo(config.zoo), planning=True)
+
+
+def test_a_run_of_an_unpublished_card_says_how_its_networks_are_built():
+    """Their weights may stay when the card is corrected, and other images must not be taken."""
+    mine = planned("zoo.name=mine", "allocation=runs", "allocation.runs=DiT-S*50")
+    card = mine.settings["card"]
+    assert card["denoisers.DiT-S.num_heads"] == 4 and card["first_stage.scale"] == 1.0
+    assert {place.rpartition(".")[0] for place in card} == {"denoisers.DiT-S", "first_stage"}
+    words = shlex.split(commands.sample(mine.settings, mine.zoo))
+    again = planned("zoo.name=mine", *(word for word in words if word.startswith("++zoo.")),
+                    "allocation=runs", "allocation.runs=DiT-S*50")  # fmt: skip
+    assert again.id == mine.id
+
+    corrected = planned("zoo.name=mine", "zoo.denoisers.DiT-S.num_heads=2")
+    other = planned("zoo.name=mine")
+    assert corrected.id != other.id and corrected.timing_key != other.timing_key
+    assert corrected.prefix_key != other.prefix_key
+    assert planned("zoo.name=mine", "zoo.denoisers.DiT-B.num_heads=2").id == other.id
+
+
+def test_an_edit_of_a_published_card_makes_other_runs_of_what_it_says(monkeypatch, tmp_path):
+    before, apart = planned(), planned("allocation.small=1")
+    card = OmegaConf.load(CARDS / "fashion.yaml")
+    card.denoisers["DiT-XL"].num_heads = 2
+    OmegaConf.save(card, tmp_path / "fashion.yaml")
+    monkeypatch.setattr(cards, "CARDS", tmp_path)
+    cards._published.cache_clear()
+    try:
+        edited = planned("zoo.denoisers.DiT-XL.num_heads=2")
+        assert {place.rpartition(".")[0] for place in edited.settings["card"]} == {
+            "denoisers.DiT-XL"
+        }
+        assert edited.id != before.id
+        assert planned("allocation.small=1").id == apart.id
+    finally:
+        cards._published.cache_clear()
+
+
+def test_one_latency_file_has_the_times_of_runs_whose_cards_differ():
+    pair = planned("zoo.name=mine")
+    small = planned("zoo.name=mine", "allocation=runs", "allocation.runs=DiT-S*50")
+    setting = latency.setting(compose("latency", "zoo=fashion"), [small, pair])
+    for run in (pair, small):
+        assert timing_key(setting, str(run.allocation)) == run.timing_key
 
 
 def test_settings_that_do_not_change_the_pixels_are_not(zoo):

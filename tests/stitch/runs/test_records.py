@@ -136,6 +136,9 @@ SAMPLED = {
 def test_records_that_differ_in_allocation_only_belong_into_one_table():
     large = {**SAMPLED, "allocation": "XL*5", "weights": {"XL": "2b", "first-stage": "3c"}}
     require_alike([record(SAMPLED, fid=1.0), record(large, fid=2.0)])
+    # Of an unpublished card they say how each of their denoisers is built.
+    cards = [{"denoisers.XL.width": 8}, {"denoisers.XL.width": 8, "denoisers.S.width": 4}]
+    require_alike([record({**large, "card": cards[0]}), record({**SAMPLED, "card": cards[1]})])
     require_alike([record(SAMPLED)])
 
 
@@ -147,6 +150,7 @@ def test_records_that_differ_in_allocation_only_belong_into_one_table():
         ({"labels": "balanced"}, {}, "labels is random"),
         ({"weights": {**SAMPLED["weights"], "first-stage": "4d"}}, {}, "weights.first-stage is 3c"),
         ({"schedule": "ldm"}, {}, "schedule is None in one and ldm in another"),
+        ({"card": {"first_stage.scale": 2.0}}, {}, "card.first_stage.scale is None in one and 2.0"),
         ({}, {"num_images": 50_000}, "num_images is 5000 in one and 50000 in another"),
         ({}, {"reference_sha256": "5e"}, "reference_sha256"),
     ],

@@ -68,7 +68,7 @@ def setting(config: DictConfig, points: Sequence[Run | TextRun]) -> dict:
         **{
             name: value
             for name, value in run.settings.items()
-            if name in ("quantisation", "cache", "size", "call")
+            if name in ("quantisation", "cache", "size", "call", "class", "slot")
         },
         **({"card": card} if card else {}),
     }

@@ -102,6 +102,20 @@ class Pipeline:
         """The files and folders of a pipeline's folder that are the pipeline without denoiser."""
         return {"model_index.json", *_index(folder)} - {self.slot}
 
+    def pipeline_class(self) -> type:
+        """The class that the card names; else diffusers' own choice for the repository.
+
+        Raises:
+            InputError: if diffusers has no pipeline of that name.
+        """
+        import diffusers
+
+        name = self.card["class"] or "DiffusionPipeline"
+        found = getattr(diffusers, name, None)
+        if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+            raise InputError(f"pipeline.class={name} is no pipeline of diffusers")
+        return found
+
     def timesteps(self, steps: int) -> list[float]:
         """The timesteps that the scheduler has for so many steps; some have one twice."""
         scheduler = self._scheduler()
@@ -153,8 +167,7 @@ class Pipeline:
             parts[self.slot] = self._load(LARGE, self.specs[LARGE])
         if self.controlnet:
             parts["controlnet"] = self._load("controlnet", self.controlnet)
-        made = getattr(diffusers, self.card["class"] or "DiffusionPipeline")
-        pipe = self._read(made, folder, variant=self.source.variant, **parts)
+        pipe = self._read(self.pipeline_class(), folder, variant=self.source.variant, **parts)
         pipe.scheduler = self._scheduler(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)

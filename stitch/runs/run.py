@@ -248,10 +248,11 @@ def timing_key(settings: dict, allocation: str) -> str:
     Args:
         settings: a run's or a latency file's, with ``decoder``.
     """
-    names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache", "size", "call")
+    names = ("zoo", "sampler", "dtype", "quantisation", "decoder", "cache")
+    of_pipelines = ("size", "call", "class", "slot")
     guidance, scale = settings["guidance"], settings["guidance"]["scale"]
     guided = scale > 1 if "embedding" in guidance else scale != 1  # of a pipeline or a zoo
-    parts = {name: settings[name] for name in names if name in settings}
+    parts = {name: settings[name] for name in (*names, *of_pipelines) if name in settings}
     # A latency file has the places in a card that its allocations have together.
     networks = [*Allocation.parse(allocation).denoisers, guidance.get("guide") or ""]
     parts["card"] = {

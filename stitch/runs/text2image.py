@@ -188,6 +188,7 @@ def create(config: DictConfig, zoo: Pipeline, planning: bool = False) -> TextRun
     from stitch.pipelines.shares import RULES
 
     card = config.pipeline
+    zoo.pipeline_class()  # whether there is one
     if config.shard_size % config.batch_size:
         raise InputError(
             f"shard_size={config.shard_size} must be a multiple of batch_size={config.batch_size}"
@@ -222,6 +223,11 @@ def create(config: DictConfig, zoo: Pipeline, planning: bool = False) -> TextRun
         "dtype": str(zoo.dtype).removeprefix("torch."),
     }
     settings["sampler"]["name"] = card.scheduler.name.removesuffix("Scheduler")
+    # Runs without one of these are named as they were before there were any.
+    if card["class"]:
+        settings["class"] = card["class"]
+    if zoo.slot != "unet":
+        settings["slot"] = zoo.slot
     if control:
         settings["control"] = control
     if cache:

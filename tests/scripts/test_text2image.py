@@ -179,6 +179,14 @@ def test_other_weights_are_another_run(pipeline, small, alone, tmp_path):
     assert one.id == create(config, load_pipeline(config, torch.device("cpu"))).id
 
 
+def test_the_class_and_the_slot_of_a_pipeline_are_part_of_a_run(small):
+    ids = []
+    for words in ([], ["pipeline.class=StableDiffusionPipeline"], ["pipeline.slot=transformer"]):
+        config = compose("text2image", *small, "shares=1", *words)
+        ids.append(create(config, load_pipeline(config, torch.device("cpu"))).id)
+    assert len(set(ids)) == 3
+
+
 def test_prompts_come_from_a_file_too(small, alone, tmp_path):
     lines, table = tmp_path / "prompts.txt", tmp_path / "metadata.csv"
     lines.write_text("a tench\na church\ntwo  horns\n")
@@ -216,6 +224,7 @@ def test_a_dry_run_says_what_is_missing_and_what_it_costs(tmp_path):
         (["cache=forecast"], "cache.order=1 is for scripts.sample"),
         (["shard_size=3"], "shard_size=3 must be a multiple of batch_size=2"),
         (["pipeline.scheduler.name=Best"], "pipeline.scheduler.name=Best is no scheduler"),
+        (["pipeline.class=UNet2DModel"], "pipeline.class=UNet2DModel is no pipeline of diffusers"),
         (
             ["pipeline.scheduler.name=HeunDiscreteScheduler"],
             "is no option of HeunDiscreteScheduler; leave it out with ~pipeline.scheduler.",

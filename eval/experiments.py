@@ -71,7 +71,8 @@ def make_records(
             elif reason := evaluator.lacking(record, store) or changed(run, evaluator, store):
                 failures[run] = f"{run.allocation}: {reason}"
             else:
-                log.info("%s is recorded already", run.allocation)
+                by = record["provenance"]["commit"]
+                log.info("%s is recorded already, by commit %s", run.allocation, by)
         bar.update(len(group) - len(missing))
         if not missing:
             continue

@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import platform
 import time
+from collections.abc import Sequence
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -158,13 +159,16 @@ class Evaluator:
         started = time.perf_counter()
         values = self._metrics(images, num_images, seen)
         hashes = {**(facts or {}), **seen.hashes}
+        timings = [] if images.run is None else images.timings()
+        sampled_by = sorted({one["commit"] for one in timings if "commit" in one})
         record = {
             "run": images.run or {"images_sha256": hashes["images_sha256"]},
             "protocol": self.protocol(num_images),
             "metrics": values,
-            "cost": {**(cost or {}), **sampling_time(images)},
+            "cost": {**(cost or {}), **sampling_time(timings)},
             "provenance": {
                 **hashes,
+                **({"sampled_by": sampled_by} if sampled_by else {}),
                 "evaluation_seconds": round(seen.seconds + time.perf_counter() - started, 2),
                 "evaluation_device": devices.name(self.device),
                 "processes": distributed.world_size(),
@@ -281,14 +285,16 @@ class Evaluator:
         self._prompts(images, num_images)
 
 
-def sampling_time(images: Images) -> dict:
+def sampling_time(timings: Sequence[dict]) -> dict:
     """Milliseconds per image of one process, on what, and how they spread over the shards.
 
     The fastest shard is taken: whatever else runs on a machine can only add to it. The others are
     those made as it was: a run may be resumed on another machine, or in other batches. Shards whose
     trajectories shared their beginnings with another run's say nothing of the time of this one.
+
+    Args:
+        timings: of a run's shards; see ``ShardFolder.log_timing``.
     """
-    timings = [] if images.run is None else images.timings()
     facts = {"seconds", "images", "batch_size", "device"}
     timings = [t for t in timings if facts <= t.keys() and t["images"] and not t.get("nfe_saved")]
     if not timings:

@@ -6,6 +6,7 @@ import torch
 
 from stitch.runs import devices, distributed
 from stitch.runs.fill import Batch, begin, fill
+from stitch.runs.provenance import commit
 from stitch.runs.run import Run
 from stitch.runs.shards import folder_digest
 from stitch.runs.warmup import load, prepare
@@ -90,6 +91,7 @@ def _sample(run: Run) -> None:
 def timing_facts(run: Run) -> dict:
     """What the time of a shard depends on, beside the run."""
     return {
+        "commit": commit(),
         "batch_size": run.batch_size,
         "device": devices.name(run.zoo.device) + (", compiled" if run.compile else ""),
         "torch": torch.__version__,

@@ -472,12 +472,15 @@ def test_a_recorded_time_is_of_the_machine_and_the_batches_it_is_recorded_with(g
     folder.write(0, pictures(40, 28, 1, seed=0), np.zeros(40, np.int64))
     for device, size, seconds in (("slow", 8, 9), ("fast", 8, 2), ("fast", 4, 5), ("fast", 8, 3),
                                   ("slow", 8, 8)):  # fmt: skip
-        folder.log_timing(device=device, batch_size=size, images=10, seconds=seconds)
+        folder.log_timing(
+            device=device, batch_size=size, images=10, seconds=seconds, commit=f"by-{device}"
+        )
     measuring = evaluator(tmp_path, gray[0][1], "eval.metrics=[is]")
     record = measuring.record(open_images(folder.path), 40, ResultStore(tmp_path / "records"))
     assert record["cost"] == {
         "ms_per_image": 200, "ms_per_image_slowest": 300, "batch_size": 8, "device": "fast",
     }  # fmt: skip
+    assert record["provenance"]["sampled_by"] == ["by-fast", "by-slow"]
 
 
 # ---- references of one's own pictures ----

@@ -12,7 +12,7 @@ from eval.estimate import SAMPLERS
 from eval.experiments import record_store
 from eval.metrics import METRICS
 from eval.paper import commands, markup, shown
-from eval.paper.kinds import short_device
+from eval.paper.drawing import short_device
 from eval.paper.tables import latencies
 from models.errors import InputError
 from stitch.runs.records import conditions, content_hash

@@ -110,4 +110,4 @@ def test_latencies_that_were_not_measured_are_asked_for_with_their_cache(overrid
     assert (config.runs, config.compile) == ("a b", True)
     (measured,) = latency.allocations(config, run.zoo)
     assert measured.timing_key == run.timing_key
-    assert latency.setting(config, measured).get("cache") == run.settings.get("cache")
+    assert latency.setting(config, [measured]).get("cache") == run.settings.get("cache")

@@ -77,10 +77,12 @@ def test_a_run_with_a_killed_rank_is_finished_by_the_same_command_alone(alone, t
         command("sample", *SMALL, f"samples={samples}", processes=2),
         cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while not (leases := list(samples.glob("*.lease"))) and process.poll() is None:
+    leases = []
+    while not leases and process.poll() is None:  # a lease is made first, and then written
         time.sleep(0.001)
+        leases = [text for path in samples.glob("*.lease") if (text := path.read_text())]
     assert leases, "the run ended before a claim was seen"
-    killed = json.loads(leases[0].read_text())["pid"]
+    killed = json.loads(leases[0])["pid"]
     os.kill(killed, signal.SIGKILL)
     assert process.wait() != 0
     folder = open_folder(samples)

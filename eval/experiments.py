@@ -71,7 +71,7 @@ def make_records(
             elif reason := evaluator.lacking(record, store) or changed(run, evaluator, store):
                 failures[run] = f"{run.allocation}: {reason}"
             else:
-                by = record["provenance"]["commit"]
+                by = record.get("provenance", {}).get("commit", "unknown")
                 log.info("%s is recorded already, by commit %s", run.allocation, by)
         bar.update(len(group) - len(missing))
         if not missing:

@@ -205,10 +205,10 @@ def fewer_steps(data: Data) -> Finding:
             count += 1
             if min(affordable) > value(record, "fid"):
                 run = point.run.settings
-                worse.append(f"{run['sampler']['steps']} at w = {run['guidance']['scale']:g}")
+                worse.append(f"{run['sampler']['steps']} steps, w = {run['guidance']['scale']:g}")
     text = f"as good or better at {count - len(worse)} of {count} step counts"
     if worse:
-        text += f"; fewer steps of the large one are better at {', '.join(worse)} steps"
+        text += f"; fewer steps of the large one are better at {' and '.join(worse)}"
     reached = 1 - len(worse) / count if count else 0.0
     return Finding(text, reached, data.thresholds.fewer_steps)
 

@@ -238,7 +238,7 @@ CASES = {
     "competitive with fewer steps of the large denoiser": (
         dict(fig15=against_fewer_steps({2: 9.0, 4: 7.0}, {1.5: {1: 1.0, 4: 7.0}, 2.0: {5: 6.9}})),
         "as good or better at 1 of 2 step counts; fewer steps of the large one are better at "
-        "5 at w = 2 steps",
+        "5 steps, w = 2",
         dict(
             fig15=against_fewer_steps(
                 {2: 9.0, 4: 7.0}, {1.5: {3: 8.9, 4: 7.0}, 2.0: {2: 8.0, 4: 6.9}}

@@ -45,7 +45,7 @@ def grid(drawing: Drawing) -> None:
             ]
         y = f"share of {drawing.names['small']}" if "{fraction}" in templates[0] else ""
     plots.image_grid(
-        drawing.path, rows, labels, drawing.text(figure["title"], first), y, drawing.caption,
+        drawing.path, rows, labels, drawing.title, y, drawing.caption,
         columns, figure.get("cell", 0.5),
     )  # fmt: skip
 

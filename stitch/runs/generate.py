@@ -89,7 +89,7 @@ def _sample(run: Run) -> None:
 
 
 def timing_facts(run: Run) -> dict:
-    """What the time of a shard depends on, beside the run."""
+    """What a shard was made by, on and in, beside the run: its time depends on it."""
     return {
         "commit": commit(),
         "batch_size": run.batch_size,
